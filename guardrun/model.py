@@ -1,0 +1,270 @@
+"""The values that travel through a run: argv → Plan → run → Outcome → exit code.
+
+All are frozen. Times are seconds: ``…_at`` since 1970 (wall clock, for people and the ledger);
+durations have no suffix; deadlines inside a run are CLOCK_BOOTTIME readings named ``…_due``.
+"""
+
+from __future__ import annotations
+
+from guardrun.lean import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+FOREVER = float("inf")
+
+
+# ---------------------------------------------------------------- what was asked for: the Plan
+
+
+class LockSpec(NamedTuple):
+    """The lock to hold while COMMAND runs; exactly one of ``name`` (a template) and ``file``."""
+
+    name: str | None
+    file: str | None
+    directory: str
+    scope: str = "host"
+    slots: int = 1
+    shared: bool = False
+    wait: float = 0.0
+    conflict_code: int = 75
+    min_hold: float = 0.0
+
+
+class KeySpec(NamedTuple):
+    """The idempotency key, and what to do when it says no; ``key`` and ``needs`` are templates."""
+
+    key: str | None
+    needs: tuple[str, ...] = ()
+    ttl: float = FOREVER
+    on_duplicate: str = "skip"
+    on_interrupted: str = "rerun"
+    on_mismatch: str = "fail"
+
+
+class Codes(NamedTuple):
+    """A set of exit codes, and whether it holds timeouts and deaths by signal."""
+
+    codes: frozenset[int]
+    timeout: bool = False
+    signal: bool = False
+
+
+class Budget(NamedTuple):
+    """At most ``retries`` retries of a job within ``window`` seconds."""
+
+    retries: int
+    window: float
+
+
+class RetrySpec(NamedTuple):
+    """What is worth another attempt, how often, and how long to wait before it."""
+
+    retries: int = 0
+    base: float = 1.0
+    cap: float = 60.0
+    jitter: str = "full"
+    retry_on: Codes | None = None
+    """``None``: every failure but 126 and 127."""
+    budget: Budget | None = None
+
+
+class ExecSpec(NamedTuple):
+    """COMMAND and the rules it runs under."""
+
+    argv: tuple[str, ...]
+    retry: RetrySpec = RetrySpec()
+    success_codes: frozenset[int] = frozenset({0})
+    timeout: float = FOREVER
+    deadline: float = FOREVER
+    stop_signal: int = 15
+    kill_after: float = 10.0
+    splay: float = 0.0
+    stdin: str = "inherit"
+    stdin_max: int = 64 << 20
+    output: str = "inherit"
+    capture: int = 0
+
+
+class LedgerSpec(NamedTuple):
+    """Where outcomes are kept, and how hard to try."""
+
+    url: str
+    state_dir: str
+    store_wait: float = 15.0
+    record_wait: float = 30.0
+    on_down: str = "run"
+    keep: float = 90 * 86400.0
+
+
+class ReportSpec(NamedTuple):
+    """Where the log lines go, and what they look like."""
+
+    to: str = "stdout"
+    format: str = "auto"
+    level: str = "info"
+    quiet: bool = False
+    redact: tuple[str, ...] = ()
+
+
+class Plan(NamedTuple):
+    """Everything one run was asked to do, after flags, environment and files were merged."""
+
+    job: str
+    exec: ExecSpec
+    lock: LockSpec | None
+    key: KeySpec
+    ledger: LedgerSpec
+    report: ReportSpec
+    enqueued_at: float | None = None
+
+
+# ---------------------------------------------------------------- who we are
+
+
+class Run(NamedTuple):
+    """One run's identity: constant from its first line to its last."""
+
+    job_id: str
+    job: str
+    owner: str
+    """``host:pid:job_id``"""
+    host: str
+    user: str
+    pid: int
+    argv: tuple[str, ...]
+    """redacted, for the ledger"""
+    fingerprint: str
+    """SHA-256 of COMMAND's own words, before redaction"""
+    started_at: float
+    path: tuple[str, ...] = ()
+    """job_ids of the guardruns around this one, outermost first"""
+    lock: str | None = None
+    key: str | None = None
+    needs: tuple[str, ...] = ()
+    enqueued_at: float | None = None
+
+
+class Holder(NamedTuple):
+    """Who holds a lock or a key, as far as it is known."""
+
+    owner: str
+    job_id: str | None = None
+    since: float | None = None
+
+
+# ---------------------------------------------------------------- what a lock says
+
+
+class Grant(NamedTuple):
+    """The lock is ours."""
+
+    lock: str
+    fence: int | None
+    """``None`` for shared locks and ``--lock-file``"""
+    since: float
+    fds: tuple[int, ...] = ()
+    """the descriptors that hold it; COMMAND inherits them"""
+
+
+class Busy(NamedTuple):
+    """The lock is somebody else's; a value, not an error."""
+
+    holders: tuple[Holder, ...] = ()
+    reason: str | None = None
+
+
+# ---------------------------------------------------------------- what the ledger says
+
+
+class Claim(NamedTuple):
+    """The key (or, without a key, just the run's row) is ours; committed."""
+
+    token: str | None
+    """this claim of the key alone; ``None`` without a key"""
+    interrupted: str | None = None
+    """job_id of the key's last run, when that was cut off"""
+
+
+class Refusal(NamedTuple):
+    """The key, or a key that is needed, says no."""
+
+    kind: str
+    """``duplicate``, ``held``, ``mismatch``, ``interrupted`` or ``needs``"""
+    reason: str
+    """one clause for people"""
+    holder: Holder | None = None
+    """of the run that succeeded, runs, or was interrupted"""
+
+
+class Captured(NamedTuple):
+    """The last bytes of COMMAND's two streams."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+
+# ---------------------------------------------------------------- how it ended
+
+
+class Ended(NamedTuple):
+    """How one execution of COMMAND ended, as its parent saw it."""
+
+    exit_code: int | None
+    signal: int | None
+    cause: str | None
+    """``None``: by itself; else ``timeout``, ``deadline``, ``lease_lost``, ``told_to_stop``,
+    ``warden_lost``; ``not_started`` when exec failed (then ``exit_code`` is 126 or 127)"""
+    orphans: int = 0
+    """processes that COMMAND left running at a normal end"""
+
+
+class Attempt(NamedTuple):
+    """One execution of COMMAND, judged."""
+
+    number: int
+    started_at: float
+    duration: float
+    result: str
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str | None = None
+
+
+class Outcome(NamedTuple):
+    """The whole of a run: what is recorded, logged, and turned into an exit code."""
+
+    run: Run
+    result: str
+    exit_code: int
+    """what guardrun exits with; ignored when ``die_by`` is set"""
+    finished_at: float
+    duration: float
+    die_by: int | None = None
+    """the signal guardrun ends itself by"""
+    signal: int | None = None
+    command_code: int | None = None
+    """COMMAND's own exit code, of its last attempt"""
+    reason: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    claim: Claim | None = None
+    fence: int | None = None
+    held_by: Holder | None = None
+    lock_wait: float | None = None
+    key_ttl: float = FOREVER
+    lease_lost: bool = False
+    captured: Captured | None = None
+    """``None``: nothing was captured"""
+
+
+class Event(NamedTuple):
+    """One log line to be; ``fields`` as in contract section 5."""
+
+    at: float
+    level: str
+    name: str
+    fields: Mapping[str, object]
+
+
+Emit = "Callable[[Event], None]"

@@ -1,0 +1,64 @@
+"""What a run needs from the world. Backends satisfy these by shape; none of them inherits.
+
+Common rules: a *no* is a value, an unreachable store is ``StoreUnavailable``. A backend neither
+sleeps, retries, nor logs: all of that happens once, above it.
+Imported by type checkers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from guardrun.model import Budget, Busy, Claim, Event, Grant, Holder, KeySpec, Outcome, Refusal, Run
+
+Emit = Callable[[Event], None]
+
+
+class Lock(Protocol):
+    """One lock, for one run."""
+
+    def acquire(self, run: Run, due: float) -> Grant | Busy:
+        """Take the lock, waiting until ``due`` (CLOCK_BOOTTIME) at the latest."""
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Who holds it now, as far as can be told."""
+
+    def release(self) -> None:
+        """Give up what ``acquire`` got; does nothing when that was nothing."""
+
+
+class Ledger(Protocol):
+    """Durable truth about runs and keys."""
+
+    def begin(self, run: Run, key: KeySpec) -> Claim | Refusal:
+        """Check ``run.needs``, claim ``run.key`` and store the run as running: one transaction.
+
+        When this returns a claim, it is durable. A refusal stores nothing.
+        """
+
+    def spend_retry(self, run: Run, budget: Budget) -> bool:
+        """Count one retry of ``run.job`` if the budget has one left: atomic over all runs."""
+
+    def finish(self, outcome: Outcome) -> bool:
+        """Store run, attempts and the key's state in one transaction.
+
+        A compare-and-set: False when the run's claim is no longer its own; then the run's row
+        is completed and the key is left alone. Repeating it changes nothing.
+        """
+
+    def stored_output(self, key: str) -> tuple[bytes, bytes] | None:
+        """What the run that succeeded for ``key`` wrote, if it was captured."""
+
+    def close(self) -> None:
+        """Let go of connections and descriptors."""
+
+
+class Waiter(Protocol):
+    """What the supervisor's loop offers to those who must wait."""
+
+    def pause(self, fds: Sequence[int], due: float) -> Sequence[int]:
+        """Wait until one of ``fds`` is readable or ``due`` (CLOCK_BOOTTIME) has come.
+
+        Returns the readable ones. Raises ``ToldToStop`` and ``DeadlineReached``.
+        """
