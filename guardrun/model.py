@@ -10,7 +10,7 @@ from guardrun.lean import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 FOREVER = float("inf")
 
@@ -27,8 +27,6 @@ class LockSpec(NamedTuple):
     scope: str = "host"
     slots: int = 1
     shared: bool = False
-    wait: float = 0.0
-    conflict_code: int = 75
     min_hold: float = 0.0
 
 
@@ -117,6 +115,10 @@ class Plan(NamedTuple):
     key: KeySpec
     ledger: LedgerSpec
     report: ReportSpec
+    wait: float = 0.0
+    """for a busy lock, and what is left of it for a key that another run holds"""
+    conflict_code: int = 75
+    """exit code when they stay busy"""
     enqueued_at: float | None = None
 
 
@@ -183,6 +185,8 @@ class Claim(NamedTuple):
 
     token: str | None
     """this claim of the key alone; ``None`` without a key"""
+    fds: tuple[int, ...] = ()
+    """the descriptors that show that the run is alive; COMMAND inherits them"""
     interrupted: str | None = None
     """job_id of the key's last run, when that was cut off"""
 
@@ -249,8 +253,11 @@ class Outcome(NamedTuple):
     reason: str | None = None
     attempts: tuple[Attempt, ...] = ()
     claim: Claim | None = None
+    held: bool = False
+    """the lock was ours"""
     fence: int | None = None
     held_by: Holder | None = None
+    """who had the lock or the key instead"""
     lock_wait: float | None = None
     key_ttl: float = FOREVER
     lease_lost: bool = False
@@ -265,6 +272,3 @@ class Event(NamedTuple):
     level: str
     name: str
     fields: Mapping[str, object]
-
-
-Emit = "Callable[[Event], None]"

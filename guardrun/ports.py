@@ -7,7 +7,7 @@ Imported by type checkers only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from guardrun.model import Budget, Busy, Claim, Event, Grant, Holder, KeySpec, Outcome, Refusal, Run
@@ -47,6 +47,9 @@ class Ledger(Protocol):
         is completed and the key is left alone. Repeating it changes nothing.
         """
 
+    def watch(self, job_id: str) -> Child:
+        """Start waiting for the end of the run that holds a key."""
+
     def stored_output(self, key: str) -> tuple[bytes, bytes] | None:
         """What the run that succeeded for ``key`` wrote, if it was captured."""
 
@@ -54,10 +57,19 @@ class Ledger(Protocol):
         """Let go of connections and descriptors."""
 
 
+class Child(Protocol):
+    """A wait in a process of its own; ``fileno()`` is readable when it is over."""
+
+    def fileno(self) -> int: ...
+
+    def cancel(self) -> None:
+        """End it, whether it is over or not."""
+
+
 class Waiter(Protocol):
     """What the supervisor's loop offers to those who must wait."""
 
-    def pause(self, fds: Sequence[int], due: float) -> Sequence[int]:
+    def pause(self, fds: Sequence[int], due: float) -> Collection[int]:
         """Wait until one of ``fds`` is readable or ``due`` (CLOCK_BOOTTIME) has come.
 
         Returns the readable ones. Raises ``ToldToStop`` and ``DeadlineReached``.

@@ -1,0 +1,177 @@
+"""Messages between guardrun's own processes: frozen values and descriptors, one packet each.
+
+Both ends are forks of one process, so ``marshal`` is safe and the fastest codec there is.
+What does not fit a packet travels as an unlinked memory file.
+"""
+
+from __future__ import annotations
+
+import array
+import marshal
+import os
+import socket
+
+from guardrun.lean import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_PACKET = 64 * 1024
+_MAX_FDS = 250  # SCM_MAX_FD is 253
+
+
+class Ready(NamedTuple):
+    """Warden → supervisor: I am here, and this is my pid."""
+
+    pid: int
+
+
+class Spawn(NamedTuple):
+    """Supervisor → warden: start COMMAND.
+
+    With it travel the descriptors that become ``stdio``, then those that hold locks.
+    """
+
+    argv: tuple[str, ...]
+    stdio: tuple[int, ...]
+    """which of 0, 1, 2 are replaced; the others COMMAND shares with us"""
+    env: dict[str, str | None]
+    """on top of the warden's own; ``None``: not set"""
+    limits: tuple[tuple[float, str], ...]
+    """(due, cause): when to stop COMMAND without being told"""
+    signum: int
+    grace: float
+
+
+class Stop(NamedTuple):
+    """Supervisor → warden: make COMMAND stop; ``kill_due`` can only come nearer."""
+
+    cause: str
+    signum: int | None
+    """``None``: COMMAND has it already"""
+    kill_due: float
+
+
+class Pass(NamedTuple):
+    """Supervisor → warden: hand this signal on to COMMAND itself."""
+
+    signum: int
+
+
+class Sweep(NamedTuple):
+    """Supervisor → warden: COMMAND ended; stop what it left running."""
+
+    signum: int
+    grace: float
+
+
+class Dismiss(NamedTuple):
+    """Supervisor → warden: the run is over; leave what is left alone and exit."""
+
+
+class Started(NamedTuple):
+    """Warden → supervisor: COMMAND runs."""
+
+    at: float
+    """wall clock"""
+    clock: float
+    """CLOCK_BOOTTIME"""
+
+
+class NotStarted(NamedTuple):
+    """Warden → supervisor: COMMAND can't be executed."""
+
+    errno: int
+
+
+class Over(NamedTuple):
+    """Warden → supervisor: the execution, or a sweep, is over."""
+
+    status: int
+    """as of wait(2)"""
+    cause: str | None
+    orphans: int
+    clock: float
+    """CLOCK_BOOTTIME"""
+
+
+class Unkillable(NamedTuple):
+    """Warden → supervisor: these got SIGKILL long ago, and still are."""
+
+    pids: tuple[int, ...]
+
+
+_KINDS: tuple[Callable[..., tuple[object, ...]], ...] = (
+    Ready,
+    Spawn,
+    Stop,
+    Pass,
+    Sweep,
+    Dismiss,
+    Started,
+    NotStarted,
+    Over,
+    Unkillable,
+)
+
+
+class Channel:
+    """One end of a pair; ``receive`` blocks, so poll ``fileno()`` first."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    def fileno(self) -> int:
+        return self._end.fileno()
+
+    def send(self, message: tuple[object, ...], fds: Sequence[int] = ()) -> bool:
+        """Send one message; False when nobody is at the other end any more."""
+        data = marshal.dumps([_KINDS.index(type(message)), *message])
+        memory = -1
+        if len(data) > _PACKET:
+            memory = os.memfd_create("guardrun")
+            os.write(memory, data)
+            data, fds = b"", (memory, *fds)
+        try:
+            rights = array.array("i", fds).tobytes()
+            control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if fds else []
+            self._end.sendmsg([data or b"\0"], control)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        finally:
+            if memory >= 0:
+                os.close(memory)
+        return True
+
+    def receive(self) -> tuple[tuple[object, ...], tuple[int, ...]] | None:
+        """Receive one message and its descriptors; ``None`` when the other end is closed."""
+        try:
+            data, control, _, _ = self._end.recvmsg(
+                _PACKET + 1024, socket.CMSG_SPACE(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:
+            return None
+        if not data:
+            return None
+        fds: list[int] = []
+        for _, _, rights in control:
+            numbers = array.array("i")
+            numbers.frombytes(rights[: len(rights) - len(rights) % numbers.itemsize])
+            fds.extend(numbers)
+        if data == b"\0":
+            memory = fds.pop(0)
+            with open(memory, "rb") as file:
+                file.seek(0)
+                data = file.read()
+        kind, *fields = marshal.loads(data)
+        return _KINDS[kind](*fields), tuple(fds)
+
+    def close(self) -> None:
+        self._end.close()
+
+
+def pair() -> tuple[Channel, Channel]:
+    """Make a channel: the two ends, both close-on-exec."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return Channel(one), Channel(other)

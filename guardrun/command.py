@@ -1,0 +1,101 @@
+"""COMMAND, as a run sees it: execute it, clear up after it, let it go."""
+
+from __future__ import annotations
+
+import os
+
+from guardrun import channel, identity, kernel
+from guardrun.model import Captured
+from guardrun.supervisor import execute as watching
+from guardrun.supervisor.guard import Guard
+from guardrun.supervisor.output import open_output
+from guardrun.supervisor.replay import Held, Replay, replay_captured
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from guardrun.model import Claim, Ended, ExecSpec, Grant, Run
+    from guardrun.report.log import Log
+    from guardrun.supervisor.execute import Execution
+    from guardrun.supervisor.loop import Loop
+    from guardrun.supervisor.stdin import Stdin
+
+_STDIN = 0
+
+
+class Command:
+    """COMMAND of one run; its warden is there from ``prepare`` to ``dismiss``."""
+
+    def __init__(
+        self,
+        spec: ExecSpec,
+        run: Run,
+        loop: Loop,
+        log: Log,
+        mask: frozenset[int],
+        stdin: Stdin | None,
+    ) -> None:
+        self._spec = spec
+        self._run = run
+        self._loop = loop
+        self._log = log
+        self._mask = mask
+        self._stdin = stdin
+        self._held = Held()
+        self._captured: Captured | None = None
+        self._guard: Guard | None = None
+
+    def execute(self, number: int, grant: Grant | None, claim: Claim | None) -> Execution:
+        """Execute COMMAND once, to its end."""
+        spec = self._spec
+        if self._guard is None:
+            self._guard = Guard(self._loop.terminal.group, self._mask)
+        begun = kernel.now()
+        output = open_output(spec, self._log.emit, self._held)
+        stdio = dict(output.stdio)
+        if spec.stdin == "replay" and self._stdin is not None:
+            stdio[_STDIN] = self._stdin.open()
+        elif spec.stdin == "null":
+            stdio[_STDIN] = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        order = channel.Spawn(
+            spec.argv,
+            tuple(stdio),
+            identity.environment(self._run, number, grant, claim),
+            ((begun + spec.timeout, "timeout"), (self._loop.deadline, "deadline")),
+            spec.stop_signal,
+            spec.kill_after,
+        )
+        held = (*(grant.fds if grant else ()), *(claim.fds if claim else ()))
+        self._guard.send(order, (*stdio.values(), *held))
+        output.sent()
+        if _STDIN in stdio:
+            os.close(stdio[_STDIN])
+        execution = watching.watch(self._loop, self._guard, order, output, self._log, number, claim)
+        self._captured = output.captured()
+        return execution
+
+    def sweep(self, ended: Ended) -> int | None:
+        """Stop what an attempt that ended by itself left running.
+
+        Returns the signal that told guardrun to stop meanwhile.
+        """
+        if not ended.orphans or self._guard is None:
+            return None
+        spec = self._spec
+        return watching.sweep(self._loop, self._guard, spec.stop_signal, spec.kill_after)
+
+    def captured(self) -> Captured | None:
+        """The last bytes of what the last attempt wrote."""
+        return self._captured
+
+    def show_held(self) -> int | None:
+        """Write what ``--output on-failure`` held back; returns a signal to stop, if one came."""
+        return watching.pass_on(self._loop, Replay(self._held.chunks()))
+
+    def replay(self, stdout: bytes, stderr: bytes) -> int | None:
+        """Write another run's output once more; returns a signal to stop, if one came."""
+        return watching.pass_on(self._loop, replay_captured(Captured(stdout, stderr)))
+
+    def dismiss(self) -> None:
+        """Leave alone what is left running, and end the processes that watched it."""
+        if self._guard is not None:
+            self._guard.dismiss()

@@ -1,0 +1,75 @@
+"""Calls a subcommand the way a run is called: one line for an error, the contract's exit codes."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import click
+
+from guardrun import config
+from guardrun.errors import GuardrunError, ToldToStop, UsageError
+
+
+def launch(name: str, target: str, words: Sequence[str]) -> int:
+    """Load ``target`` (``module:attribute``, a click command) and call it; its exit code.
+
+    The command finds the ledger's ``LedgerSpec`` as ``ctx.obj``. Raises ``UsageError`` for what
+    click does not take, ``ToldToStop`` for Ctrl-C at a prompt.
+    """
+    command = copy.copy(load(target))
+    command.params = [*command.params, *_common()]
+    try:
+        with command.make_context(f"guardrun {name}", list(words)) as context:
+            context.obj = config.ledger_spec(
+                context.params.pop("ledger_url"), context.params.pop("config"), os.environ
+            )
+            result = command.invoke(context)
+    except click.exceptions.Exit as ending:
+        result = ending.exit_code
+    except click.Abort:
+        raise ToldToStop(signal.SIGINT) from None
+    except click.UsageError as error:
+        raise UsageError(_sentence(error)) from None
+    except click.ClickException as error:
+        raise GuardrunError(_sentence(error)) from None
+    _flush()
+    return result if isinstance(result, int) else 0
+
+
+def load(target: str) -> click.Command:
+    """Import a subcommand."""
+    module, _, attribute = target.partition(":")
+    command: click.Command = getattr(importlib.import_module(module), attribute)
+    return command
+
+
+def _flush() -> None:
+    """Write out what is buffered while an error can still be told."""
+    if sys.stdout is None:  # closed when we started
+        return
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # The interpreter flushes once more at its end, and must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise GuardrunError(f"cannot write to stdout: {error.strerror}") from None
+
+
+def _common() -> list[click.Option]:
+    return [
+        click.Option(["--ledger-url"], metavar="URL", help="Read this ledger."),
+        click.Option(["--config"], metavar="FILE", help="Use this configuration file."),
+    ]
+
+
+def _sentence(error: click.ClickException) -> str:
+    """What click says, on one line, in our way: no capital, no full stop."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    return message[:1].lower() + message[1:]

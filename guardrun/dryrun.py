@@ -1,0 +1,152 @@
+"""``--dry-run``: the Plan, its templates resolved, as one JSON object.
+
+Touches nothing: no directory is made, no store is asked, stdin is not read. Durations are seconds,
+or ``"forever"``; names are those of the options.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from guardrun import units
+from guardrun.core.redact import redact_url
+from guardrun.identity import identify
+from guardrun.model import FOREVER, Budget, Codes, ExecSpec, KeySpec, LockSpec, Plan, Run
+from guardrun.template import needs_stdin
+
+_STDIN_NOTE = "templates with {stdin.…} are shown as written: a dry run does not read stdin"
+
+
+def render(plan: Plan, config_file: str | None, environ: Mapping[str, str]) -> str:
+    """Describe the run as JSON text, on many lines for a terminal, else on one.
+
+    Raises ``ConfigError`` for a template that has no value.
+    """
+    without_stdin = _without_stdin(plan)
+    run = identify(without_stdin, None, environ)
+    notes = [] if without_stdin == plan else [_STDIN_NOTE]
+    described = _printable(describe(plan, run, config_file, notes))
+    return json.dumps(described, indent=2 if os.isatty(1) else None, ensure_ascii=False) + "\n"
+
+
+def describe(plan: Plan, run: Run, config_file: str | None, notes: list[str]) -> dict[str, Any]:
+    """What the run would do; ``run`` has the resolved names."""
+    return {
+        "dry_run": True,
+        "job": plan.job,
+        "command": run.argv,
+        "lock": _lock(plan.lock, run) if plan.lock else None,
+        "key": _key(plan.key, run) if run.key is not None else None,
+        "needs": run.needs,
+        "wait": _seconds(plan.wait),
+        "conflict_exit_code": plan.conflict_code,
+        "attempts": _attempts(plan.exec),
+        "stdin": plan.exec.stdin,
+        "stdin_max": plan.exec.stdin_max,
+        "output": plan.exec.output,
+        "capture": plan.exec.capture,
+        "ledger": {
+            "ledger_url": redact_url(plan.ledger.url),
+            "state_dir": plan.ledger.state_dir,
+            "store_wait": _seconds(plan.ledger.store_wait),
+            "record_wait": _seconds(plan.ledger.record_wait),
+            "on_ledger_down": plan.ledger.on_down,
+            "keep": _seconds(plan.ledger.keep),
+        },
+        "log": {
+            "log_to": plan.report.to,
+            "log_format": plan.report.format,
+            "log_level": plan.report.level,
+            "quiet": plan.report.quiet,
+        },
+        "enqueued_at": plan.enqueued_at,
+        "config": config_file,
+        "notes": notes,
+    }
+
+
+def _without_stdin(plan: Plan) -> Plan:
+    """Turn templates that read stdin into literal text: they resolve to themselves."""
+    lock, key = plan.lock, plan.key
+    if lock and lock.name is not None:
+        lock = lock._replace(name=_literal(lock.name))
+    if key.key is not None:
+        key = key._replace(key=_literal(key.key))
+    key = key._replace(needs=tuple(_literal(text) for text in key.needs))
+    return plan._replace(lock=lock, key=key)
+
+
+def _literal(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}") if needs_stdin(text) else text
+
+
+def _lock(spec: LockSpec, run: Run) -> dict[str, Any]:
+    where = (
+        {"lock_file": spec.file}
+        if spec.name is None
+        else {"lock": run.lock, "lock_dir": spec.directory}
+    )
+    return {
+        **where,
+        "scope": spec.scope,
+        "slots": spec.slots,
+        "shared": spec.shared,
+        "min_hold": _seconds(spec.min_hold),
+    }
+
+
+def _key(spec: KeySpec, run: Run) -> dict[str, Any]:
+    return {
+        "key": run.key,
+        "key_ttl": _seconds(spec.ttl),
+        "on_duplicate": spec.on_duplicate,
+        "on_interrupted": spec.on_interrupted,
+        "on_mismatch": spec.on_mismatch,
+    }
+
+
+def _attempts(spec: ExecSpec) -> dict[str, Any]:
+    retry = spec.retry
+    return {
+        "retries": retry.retries,
+        "backoff": [_seconds(retry.base), _seconds(retry.cap)],
+        "jitter": retry.jitter,
+        "retry_on": _codes(retry.retry_on),
+        "retry_budget": _budget(retry.budget),
+        "success_codes": sorted(spec.success_codes),
+        "timeout": _seconds(spec.timeout),
+        "deadline": _seconds(spec.deadline),
+        "signal": units.signal_name(spec.stop_signal),
+        "kill_after": _seconds(spec.kill_after),
+        "splay": _seconds(spec.splay),
+    }
+
+
+def _codes(codes: Codes | None) -> list[int | str] | None:
+    """``None``: every failure but 126 and 127."""
+    if codes is None:
+        return None
+    words = (("timeout", codes.timeout), ("signal", codes.signal))
+    return [*sorted(codes.codes), *(word for word, chosen in words if chosen)]
+
+
+def _budget(budget: Budget | None) -> dict[str, Any] | None:
+    return budget and {"retries": budget.retries, "window": _seconds(budget.window)}
+
+
+def _seconds(seconds: float) -> float | str:
+    return "forever" if seconds == FOREVER else seconds
+
+
+def _printable(value: Any) -> Any:
+    """JSON is UTF-8: show bytes of a path or word that are not as ``\\xff``."""
+    if isinstance(value, str):
+        return os.fsencode(value).decode(errors="backslashreplace")
+    if isinstance(value, dict):
+        return {key: _printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(item) for item in value]
+    return value

@@ -1,0 +1,106 @@
+"""Who a run is, and the names its templates make."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from guardrun import template
+from guardrun.core import redact
+from guardrun.model import Run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from guardrun.model import Claim, Grant, Plan
+
+
+def new_job_id(now: float) -> str:
+    """Draw a UUID version 7 (RFC 9562, section 5.7); ``now`` is seconds since 1970.
+
+    By hand, because importing ``uuid`` takes longer than starting COMMAND.
+    """
+    milliseconds = int(now * 1000)
+    number = int.from_bytes(milliseconds.to_bytes(6, "big") + os.urandom(10), "big")
+    number = number & ~(0xF << 76) | 7 << 76
+    number = number & ~(0x3 << 62) | 2 << 62
+    digits = f"{number:032x}"
+    return "-".join(
+        digits[start:end] for start, end in ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))
+    )
+
+
+def identify(plan: Plan, stdin: bytes | None, environ: Mapping[str, str]) -> Run:
+    """Give a run its identity; resolves every template, once. Raises ConfigError."""
+    import hashlib
+
+    now = time.time()
+    argv = plan.exec.argv
+    host = os.uname().nodename
+    lookup = template.Lookup(
+        job=plan.job,
+        host=host,
+        user=user_name(),
+        env=environ,
+        argv=argv,
+        now=now if plan.enqueued_at is None else plan.enqueued_at,
+        file_sha256=_file_sha256,
+        stdin=stdin,
+    )
+
+    def named(text: str | None) -> str | None:
+        return None if text is None else template.resolve(text, lookup)
+
+    job_id = new_job_id(now)
+    lock = plan.lock
+    return Run(
+        job_id=job_id,
+        job=plan.job,
+        owner=f"{host}:{os.getpid()}:{job_id}",
+        host=host,
+        user=lookup.user,
+        pid=os.getpid(),
+        argv=redact.redact_argv(argv, plan.report.redact),
+        fingerprint=hashlib.sha256(b"\0".join(map(os.fsencode, argv))).hexdigest(),
+        started_at=now,
+        path=tuple(environ.get("GUARDRUN_JOB_PATH", "").split()),
+        lock=(named(lock.name) or lock.file) if lock else None,
+        key=named(plan.key.key),
+        needs=tuple(template.resolve(text, lookup) for text in plan.key.needs),
+        enqueued_at=plan.enqueued_at,
+    )
+
+
+def user_name() -> str:
+    """The effective user's name, or its number where it has none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _file_sha256(path: str) -> str:
+    import hashlib
+
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def environment(
+    run: Run, attempt: int, grant: Grant | None, claim: Claim | None
+) -> dict[str, str | None]:
+    """Make the variables that COMMAND gets, and unset those of a guardrun around this one."""
+    return {
+        "GUARDRUN_JOB_ID": run.job_id,
+        "GUARDRUN_JOB": run.job,
+        "GUARDRUN_IDEMPOTENCY_KEY": run.key,
+        "GUARDRUN_ATTEMPT": str(attempt),
+        "GUARDRUN_LOCK": grant.lock if grant else None,
+        "GUARDRUN_LOCK_OWNER": run.owner if grant else None,
+        "GUARDRUN_FENCING_TOKEN": str(grant.fence) if grant and grant.fence is not None else None,
+        "GUARDRUN_CLAIM_TOKEN": claim.token if claim else None,
+        "GUARDRUN_JOB_PATH": " ".join((*run.path, run.job_id)),
+    }

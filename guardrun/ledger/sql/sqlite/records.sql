@@ -1,0 +1,54 @@
+-- What people and reports ask.
+
+-- name: runs
+-- {where} is put together from the fragments below; newest first.
+SELECT job_id, job, host, username, pid, owner, argv, fingerprint, lock, key, needs, path,
+       started_at, enqueued_at, finished_at, duration_us, result, exit_code, command_code,
+       signal, reason, attempts, held, lock_wait_us, fencing_token, lease_lost, held_by, stale
+  FROM runs
+ WHERE {where}
+ ORDER BY started_at DESC, id DESC;
+
+-- name: all
+true
+
+-- name: by_id
+job_id = :job_id
+
+-- name: by_job
+job = :job
+
+-- name: by_key
+key = :key
+
+-- name: by_result
+-- The second half lets runs_by_result serve; successes are most of the ledger and need no index.
+result = :result AND result <> 'success'
+
+-- name: by_success
+result = 'success'
+
+-- name: by_interrupted
+-- A row still 'running' may turn out to be interrupted.
+result IN ('interrupted', 'running') AND result <> 'success'
+
+-- name: since
+started_at >= :since
+
+-- name: until
+started_at < :until
+
+-- name: find_prefix
+SELECT job_id FROM runs WHERE job_id >= :part AND job_id < :part || '~' LIMIT 3;
+
+-- name: find_suffix
+SELECT job_id FROM runs WHERE substr(job_id, -length(:part)) = :part LIMIT 3;
+
+-- name: attempts
+SELECT number, started_at, duration_us, result, exit_code, signal, reason
+  FROM attempts
+ WHERE job_id = :job_id
+ ORDER BY number;
+
+-- name: output
+SELECT stdout, stderr FROM outputs WHERE job_id = :job_id;

@@ -1,0 +1,159 @@
+"""Reading the embedded ledger for people: never writes, never waits for a running job."""
+
+from __future__ import annotations
+
+import os
+
+from guardrun.ledger import sql
+from guardrun.ledger.live import LiveFile
+from guardrun.ledger.records import AttemptRecord, RunRecord
+from guardrun.ledger.sqlite import CUT_OFF
+from guardrun.ledger.sqlite_file import (
+    SCHEMA,
+    connect,
+    driver,
+    open_for_writing,
+    path_of,
+    unavailable,
+    version,
+)
+from guardrun.ledger.text import plain
+from guardrun.model import Holder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from guardrun.ledger.records import Filter
+
+_SQL = sql.statements("sqlite", "records")
+_PATIENCE = 5.0
+"""s to wait for a process that opens or closes the file; running jobs do not stand in the way"""
+
+
+def open_file(url: str) -> SqliteRecords | None:
+    """Open the file of ``sqlite:///PATH``; ``None`` when it is missing or still empty."""
+    path = path_of(url)
+    if not os.path.exists(path):
+        return None
+    try:
+        db = connect(path, "ro", _PATIENCE)
+        found = version(db, path)
+    except driver.Error as error:
+        raise unavailable(path, error) from error
+    if found == 0:
+        db.close()
+        return None
+    if found < SCHEMA:
+        db.close()
+        db = open_for_writing(path)
+    return SqliteRecords(path, db)
+
+
+class SqliteRecords:
+    """``Records`` over one file."""
+
+    def __init__(self, path: str, db: sqlite3.Connection) -> None:
+        self._path = path
+        self._db = db
+        self._live = LiveFile(os.path.join(os.path.dirname(path), "runs.live"))
+
+    def runs(self, wanted: Filter) -> Iterator[RunRecord]:
+        """Runs, newest first, read as they are asked for."""
+        conditions, values = _conditions(wanted)
+        for record in self._select(conditions, values):
+            if wanted.result in (None, record.result):
+                yield record
+
+    def find(self, part: str) -> tuple[str, ...]:
+        """Up to three job_ids that begin or end with ``part``."""
+        values = {"part": part}
+        found = {row[0] for row in self._rows(_SQL["find_prefix"], values)}
+        found |= {row[0] for row in self._rows(_SQL["find_suffix"], values)}
+        return tuple(sorted(found))[:3]
+
+    def run(self, job_id: str) -> RunRecord | None:
+        """One run."""
+        return next(self._select(["by_id"], {"job_id": job_id}), None)
+
+    def attempts(self, job_id: str) -> tuple[AttemptRecord, ...]:
+        """The attempts of a run, first to last."""
+        rows = self._rows(_SQL["attempts"], {"job_id": job_id})
+        return tuple(AttemptRecord(*row) for row in rows)
+
+    def output(self, job_id: str) -> tuple[bytes, bytes] | None:
+        """What a run wrote, if it was captured."""
+        for stdout, stderr in self._rows(_SQL["output"], {"job_id": job_id}):
+            return stdout, stderr
+        return None
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._live.close()
+        self._db.close()
+
+    def _select(self, conditions: list[str], values: Mapping[str, object]) -> Iterator[RunRecord]:
+        where = " AND ".join(_SQL[name].rstrip().splitlines()[-1] for name in conditions)
+        for row in self._rows(_SQL["runs"].format(where=where), values):
+            record = _record(row)
+            if record.result == "running" and not self._live.is_alive(record.job_id):
+                record = self._cut_off(record)
+            yield record
+
+    def _cut_off(self, record: RunRecord) -> RunRecord:
+        """A run that is not alive: told as interrupted, and left for the next run to mark."""
+        # It may have ended between our snapshot and the question. It commits before it stops being
+        # alive, so a snapshot that is younger than the answer decides; hence another connection.
+        try:
+            db = connect(self._path, "ro", _PATIENCE)
+            statement = _SQL["runs"].format(where=_SQL["by_id"])
+            row = db.execute(statement, {"job_id": record.job_id}).fetchone()
+            db.close()
+        except driver.Error as error:
+            raise unavailable(self._path, error) from error
+        now = record if row is None else _record(row)
+        if now.result != "running":
+            return now
+        return now._replace(result="interrupted", reason=CUT_OFF)
+
+    def _rows(self, statement: str, values: Mapping[str, object]) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._db.execute(statement, values)
+        except driver.Error as error:
+            raise unavailable(self._path, error) from error
+
+
+def _conditions(wanted: Filter) -> tuple[list[str], dict[str, object]]:
+    """The WHERE clause: names of fragments, and the values in them."""
+    names: list[str] = []
+    values: dict[str, object] = {}
+    for name, text in (("job", wanted.job), ("key", wanted.key), ("result", wanted.result)):
+        if text is not None:
+            names.append(_FRAGMENTS.get(text, f"by_{name}") if name == "result" else f"by_{name}")
+            values[name] = plain(text)
+    for name, instant in (("since", wanted.since), ("until", wanted.until)):
+        if instant is not None:
+            names.append(name)
+            values[name] = round(instant * 1e6)
+    return names or ["all"], values
+
+
+_FRAGMENTS = {"success": "by_success", "interrupted": "by_interrupted"}
+
+
+def _record(row: tuple[Any, ...]) -> RunRecord:
+    import json
+
+    given = RunRecord(*row)
+    held_by: Any = given.held_by
+    return given._replace(
+        argv=tuple(json.loads(row[6])),
+        needs=tuple(json.loads(row[10])),
+        path=tuple(json.loads(row[11])),
+        held=bool(given.held),
+        lease_lost=bool(given.lease_lost),
+        held_by=None if held_by is None else Holder(**json.loads(held_by)),
+        stale=bool(given.stale),
+    )

@@ -1,0 +1,356 @@
+"""Host locks by flock(2): named ones in the lock directory, and ``--lock-file``.
+
+A lock belongs to the open file description: supervisor, warden and COMMAND's whole tree share
+it, so it is held as long as any of them lives, whatever is killed; LOCK_UN at the end of the
+run frees it for all of them, whatever daemon still has the descriptor.
+
+Lock files are never unlinked: a second process could lock the new file while the first still
+holds the old. Should somebody else do so, the look at the inode after locking finds it out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import time
+
+from guardrun import kernel, safety
+from guardrun.errors import ConfigError, UnsafePath
+from guardrun.locks import sidecar
+from guardrun.blocking import BlockedChild
+from guardrun.model import Busy, Grant, Holder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import random
+
+    from guardrun.locks.sidecar import Sidecar
+    from guardrun.model import LockSpec, Run
+    from guardrun.ports import Waiter
+
+_NEVER = float("inf")
+_GATE_PATIENCE = 5.0
+"""s; who holds a sidecar longer than this, for its microseconds of work, was stopped in it"""
+
+_ITSELF = "it is held by a run around this one: waiting for it would never end"
+
+
+def _try(fd: int, operation: int) -> bool:
+    try:
+        fcntl.flock(fd, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _same_inode(fd: int, status: os.stat_result | None) -> bool:
+    mine = os.fstat(fd)
+    return status is not None and (mine.st_dev, mine.st_ino) == (status.st_dev, status.st_ino)
+
+
+class FileLock:
+    """``--lock-file``: one file or directory, locked as flock(1) locks it, and never written."""
+
+    def __init__(self, path: str, shared: bool, waiter: Waiter) -> None:
+        self._path = path
+        self._operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        self._waiter = waiter
+        self._fd = -1
+
+    def acquire(self, run: Run, due: float) -> Grant | Busy:
+        """Take the lock, waiting in the kernel's queue until ``due``. Raises UnsafePath."""
+        while True:
+            self._fd = self._open()
+            if not _try(self._fd, self._operation):
+                if kernel.now() >= due:
+                    return Busy(self.holders())
+                if self._inherited():
+                    return Busy(self.holders(), _ITSELF)
+                if not self._wait(due):
+                    return Busy(self.holders())
+            if _same_inode(self._fd, self._status()):
+                return Grant(self._path, None, time.time(), (self._fd,))
+            self.release()
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Who holds it, by the kernel's own list; a lock handed down shows who took it first."""
+        status = self._status()
+        if status is None:
+            return ()
+        pids = [pid for pid, inode in _kernel_locks() if inode == status.st_ino]
+        return tuple(Holder(f"{os.uname().nodename}:{pid}") for pid in pids)
+
+    def release(self) -> None:
+        """Unlock for everyone who shares the descriptor, and close it."""
+        if self._fd >= 0:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self) -> int:
+        # Without O_CREAT first: with fs.protected_regular even root may not "create" somebody
+        # else's file in a sticky directory. O_NONBLOCK: a FIFO must not hang us.
+        flags = os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            try:
+                fd = os.open(self._path, flags)
+            except FileNotFoundError:
+                fd = os.open(self._path, flags | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UnsafePath(f"--lock-file {self._path}: {os.strerror(error.errno or 0)}") from None
+        status = os.fstat(fd)
+        remote = safety.network_filesystem(status)
+        if stat.S_ISFIFO(status.st_mode):
+            problem = "is a FIFO, and not what anyone locks; name a file or a directory"
+        elif remote:
+            problem = f"is on a network filesystem ({remote}), where locks can be lost unseen"
+        else:
+            return fd
+        os.close(fd)
+        raise UnsafePath(f"--lock-file {self._path}: {problem}")
+
+    def _wait(self, due: float) -> bool:
+        fd, operation = self._fd, self._operation
+        child = BlockedChild(lambda: fcntl.flock(fd, operation))
+        try:
+            if self._waiter.pause((child.fileno(),), due):
+                return child.succeeded()
+        except BaseException:
+            child.cancel()
+            self.release()
+            raise
+        child.cancel()
+        # The child may have got it between the timeout and its end.
+        self.release()
+        return False
+
+    def _status(self) -> os.stat_result | None:
+        try:
+            return os.stat(self._path)
+        except OSError:
+            return None
+
+    def _inherited(self) -> bool:
+        """Whether a descriptor that was handed down to us is what holds the lock."""
+        status = os.fstat(self._fd)
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                if int(name) == self._fd or not _same_inode(int(name), status):
+                    continue
+                with open(f"/proc/self/fdinfo/{name}", encoding="ascii") as file:
+                    if any(line.startswith("lock:") and "FLOCK" in line for line in file):
+                        return True
+            except OSError:
+                continue
+        return False
+
+
+def _kernel_locks() -> list[tuple[int, int]]:
+    """(pid, inode) of every flock(2) lock that is held, not waited for."""
+    found = []
+    try:
+        with open("/proc/locks", encoding="ascii") as file:
+            for line in file:
+                fields = line.split()
+                if len(fields) > 5 and fields[1] == "FLOCK":
+                    found.append((int(fields[4]), int(fields[5].rpartition(":")[2])))
+    except OSError:
+        pass
+    return found
+
+
+class HostLock:
+    """``--lock``: a named lock or semaphore in the lock directory.
+
+    Slot i of a lock is a file of its own, named by the SHA-256 of the lock's name; the sidecar
+    is a third. Whoever holds the sidecar's own lock (the gate) may write it.
+    """
+
+    def __init__(self, spec: LockSpec, name: str, waiter: Waiter, rng: random.Random) -> None:
+        import hashlib
+
+        self._name = name
+        self._spec = spec
+        self._waiter = waiter
+        self._rng = rng
+        self._file = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+        self._operation = fcntl.LOCK_SH if spec.shared else fcntl.LOCK_EX
+        self._mode = "s" if spec.shared else "x"
+        self._directory = -1
+        self._fds: dict[int, int] = {}
+
+    def acquire(self, run: Run, due: float) -> Grant | Busy:
+        """Take a slot, waiting in the kernel's queues until ``due``.
+
+        Raises UnsafePath, and ConfigError when its holders use another number of slots.
+        """
+        if self._directory < 0:
+            self._directory = safety.private_directory(self._spec.directory, "lock directory")
+        while True:
+            held_until = _NEVER
+            for slot in range(self._spec.slots):
+                if not _try(self._open(slot), self._operation):
+                    continue
+                remaining = self._remaining(slot)
+                if remaining is not None and remaining <= 0:
+                    return self._keep(slot, run)
+                self._let_go(slot)
+                if remaining is not None:
+                    held_until = min(held_until, kernel.now() + remaining)
+            busy = self._busy(run)
+            if busy.reason is not None or kernel.now() >= due:
+                self.release()
+                return busy
+            won = self._wait(min(due, held_until))
+            if won is not None:
+                remaining = self._remaining(won)
+                if remaining is not None and remaining <= 0:
+                    return self._keep(won, run)
+                self._let_go(won)
+
+    def holders(self) -> tuple[Holder, ...]:
+        """The last ones known to have got a slot."""
+        known = self._read()
+        return tuple(known.holders[slot] for slot in sorted(known.holders) if slot < known.slots)
+
+    def release(self) -> None:
+        """Unlock for everyone who shares the descriptors, and close them."""
+        for slot in list(self._fds):
+            self._let_go(slot)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._spec.directory, name)
+
+    def _open(self, slot: int) -> int:
+        fd = self._fds.get(slot)
+        if fd is None:
+            name = self._file if slot == 0 else f"{self._file}.{slot}"
+            fd = safety.private_file(self._directory, name, self._path(name))
+            self._fds[slot] = fd
+        return fd
+
+    def _let_go(self, slot: int) -> None:
+        fd = self._fds.pop(slot)
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        os.close(fd)
+
+    def _remaining(self, slot: int) -> float | None:
+        """Seconds for which a slot that was just locked stays taken all the same.
+
+        ``None``: it is not the lock any more, somebody removed its file.
+        """
+        name = self._file if slot == 0 else f"{self._file}.{slot}"
+        try:
+            status = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+        except OSError:
+            return None
+        if not _same_inode(self._fds[slot], status):
+            return None
+        hold = self._read().holds.get(slot)
+        if hold is None or (hold.mode == self._mode == "s"):
+            return 0.0
+        return hold.remaining(time.time())
+
+    def _read(self) -> Sidecar:
+        fd = self._open_gate()
+        try:
+            return sidecar.read(fd, self._name)
+        finally:
+            os.close(fd)
+
+    def _open_gate(self) -> int:
+        name = f"{self._file}.info"
+        return safety.private_file(self._directory, name, self._path(name))
+
+    def _lock_gate(self) -> int:
+        fd = self._open_gate()
+        patience = kernel.now() + _GATE_PATIENCE
+        while not _try(fd, fcntl.LOCK_EX):
+            if kernel.now() >= patience:
+                os.close(fd)
+                raise UnsafePath(
+                    f"lock {self._name}: {self._path(self._file)}.info has been locked for "
+                    f"{_GATE_PATIENCE:.0f} s; continue or kill the process that was stopped in it"
+                )
+            self._waiter.pause((), kernel.now() + self._rng.uniform(0.0005, 0.005))
+        return fd
+
+    def _keep(self, slot: int, run: Run) -> Grant:
+        """Write down that the slot is ours, and draw the fencing token."""
+        for other in list(self._fds):
+            if other != slot:
+                self._let_go(other)
+        gate = self._lock_gate()
+        try:
+            known = sidecar.read(gate, self._name)
+            if known.slots not in (0, self._spec.slots) and self._others_held(known.slots, slot):
+                raise self._mismatch(known.slots)
+            since = time.time()
+            fence = known.fence
+            if not self._spec.shared:
+                fence = max(known.fence + 1, int(since * 1_000_000))
+            holders = {**known.holders, slot: Holder(run.owner, run.job_id, since)}
+            holds = dict(known.holds)
+            if self._spec.min_hold > 0:
+                length = self._spec.min_hold
+                holds[slot] = sidecar.Hold(self._mode, since + length, length)
+            sidecar.write(
+                gate,
+                known._replace(slots=self._spec.slots, fence=fence, holders=holders, holds=holds),
+            )
+        finally:
+            os.close(gate)
+        return Grant(self._name, None if self._spec.shared else fence, since, (self._fds[slot],))
+
+    def _others_held(self, slots: int, mine: int) -> bool:
+        for slot in range(max(slots, self._spec.slots)):
+            if slot != mine:
+                free = _try(self._open(slot), fcntl.LOCK_SH)
+                self._let_go(slot)
+                if not free:
+                    return True
+        return False
+
+    def _mismatch(self, slots: int) -> ConfigError:
+        return ConfigError(
+            f"lock {self._name} is held with --slots {slots}, not {self._spec.slots}: "
+            "all users of a lock must give the same number"
+        )
+
+    def _busy(self, run: Run) -> Busy:
+        known = self._read()
+        if known.slots not in (0, self._spec.slots):
+            raise self._mismatch(known.slots)
+        holders = self.holders()
+        around = len(holders) == self._spec.slots and all(who.job_id in run.path for who in holders)
+        return Busy(holders, _ITSELF if around else None)
+
+    def _wait(self, due: float) -> int | None:
+        """Queue at every slot that is locked; the first to come is ours, surplus is let go."""
+        queued: dict[int, tuple[int, BlockedChild]] = {}
+        operation = self._operation
+        for slot in range(self._spec.slots):
+            fd = self._open(slot)
+            if _try(fd, operation):  # released just now, or free but not before its time
+                if self._remaining(slot) == 0.0:
+                    for _, other in queued.values():
+                        other.cancel()
+                    return slot
+                self._let_go(slot)
+                continue
+            child = BlockedChild(lambda fd=fd: fcntl.flock(fd, operation))  # type: ignore[misc]
+            queued[child.fileno()] = (slot, child)
+        won: int | None = None
+        try:
+            for fd in self._waiter.pause(tuple(queued), due):
+                slot, child = queued.pop(fd)
+                if child.succeeded() and won is None:
+                    won = slot
+                else:
+                    self._let_go(slot)
+        finally:
+            for slot, child in queued.values():
+                child.cancel()
+                self._let_go(slot)
+        return won

@@ -1,0 +1,167 @@
+"""The log lines of contract section 5, each made in one place from the values it tells of."""
+
+from __future__ import annotations
+
+from guardrun.model import Event
+from guardrun.units import rfc3339, signal_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from guardrun.model import Attempt, Claim, Grant, Holder, Outcome, Refusal, Run
+
+_LEVELS = {
+    "success": "info",
+    "skipped_duplicate": "info",
+    "lock_busy": "warning",
+    "precondition_failed": "warning",
+    "interrupted": "warning",
+}
+"""of a result; every other one is an error"""
+
+
+def milliseconds(seconds: float) -> int | float:
+    """Milliseconds, to the microsecond."""
+    return round(seconds * 1000, 3)
+
+
+def run_started(at: float, run: Run) -> Event:
+    """A run begins: what it will lock, claim and need."""
+    return _event(
+        at, "info", "run_started", idempotency_key=run.key, lock=run.lock, queue_lag_ms=_lag(run)
+    )
+
+
+def lock_busy(at: float, run: Run, holder: Holder | None, reason: str | None, waits: bool) -> Event:
+    """Somebody else has the lock or the key; ``waits``: and this run will wait."""
+    return _event(
+        at,
+        "info" if waits else "warning",
+        "lock_busy",
+        lock=run.lock,
+        idempotency_key=run.key,
+        held_by=_holder(holder),
+        reason=reason,
+    )
+
+
+def lock_acquired(run: Run, grant: Grant, waited: float) -> Event:
+    """The lock is ours."""
+    return _event(
+        grant.since,
+        "info",
+        "lock_acquired",
+        lock=grant.lock,
+        lock_owner=run.owner,
+        fencing_token=grant.fence,
+        lock_wait_ms=milliseconds(waited),
+    )
+
+
+def key_refused(at: float, run: Run, refusal: Refusal, skipped: bool) -> Event:
+    """The key, or one that is needed, says no."""
+    return _event(
+        at,
+        "info" if skipped else "warning",
+        "duplicate_skipped" if skipped else "precondition_failed",
+        idempotency_key=run.key,
+        reason=refusal.reason,
+        held_by=_holder(refusal.holder),
+    )
+
+
+def attempt_started(at: float, number: int, claim: Claim | None) -> Event:
+    """COMMAND runs; the first attempt tells of a run that was cut off before this one."""
+    reason = None
+    if number == 1 and claim is not None and claim.interrupted is not None:
+        reason = f"the run before, {claim.interrupted}, was interrupted"
+    return _event(at, "info", "attempt_started", attempt=number, reason=reason)
+
+
+def attempt_finished(attempt: Attempt) -> Event:
+    """COMMAND ended, one way or another."""
+    return _event(
+        attempt.started_at + attempt.duration,
+        "info" if attempt.result == "success" else "warning",
+        "attempt_finished",
+        attempt=attempt.number,
+        duration_ms=milliseconds(attempt.duration),
+        result=attempt.result,
+        exit_code=attempt.exit_code,
+        signal=_signal(attempt.signal),
+        reason=attempt.reason,
+    )
+
+
+def retry_scheduled(at: float, attempt: int, delay: float) -> Event:
+    """Another attempt will follow after a backoff."""
+    return _event(at, "info", "retry_scheduled", attempt=attempt, backoff_ms=milliseconds(delay))
+
+
+def budget_exhausted(at: float, attempt: int, reason: str) -> Event:
+    """Another attempt would be worth it, but the retry budget is used up."""
+    return _event(at, "warning", "budget_exhausted", attempt=attempt, reason=reason)
+
+
+def orphans_left(at: float, attempt: int, count: int) -> Event:
+    """COMMAND ended by itself and left processes running, which are left alone."""
+    return _event(at, "info", "orphans_left", attempt=attempt, orphans=count)
+
+
+def unkillable(at: float, attempt: int, pids: tuple[int, ...]) -> Event:
+    """SIGKILL was sent, and the kernel has not ended these."""
+    return _event(at, "error", "unkillable", attempt=attempt, pids=list(pids))
+
+
+def outcome_spooled(at: float, reason: str) -> Event:
+    """The ledger could not take the outcome; the spool keeps it."""
+    return _event(at, "warning", "outcome_spooled", reason=reason)
+
+
+def outcome_unsaved(at: float, reason: str, whole: str) -> Event:
+    """Neither ledger nor spool could take the outcome: this is all there will be of it."""
+    return _event(at, "error", "outcome_unsaved", reason=reason, outcome=whole)
+
+
+def run_finished(outcome: Outcome) -> Event:
+    """The last line of a run: the whole outcome."""
+    run = outcome.run
+    waited = outcome.lock_wait
+    return _event(
+        outcome.finished_at,
+        _LEVELS.get(outcome.result, "error"),
+        "run_finished",
+        result=outcome.result,
+        exit_code=outcome.exit_code,
+        signal=_signal(outcome.die_by or outcome.signal),
+        reason=outcome.reason,
+        attempt=len(outcome.attempts) or None,
+        duration_ms=milliseconds(outcome.duration),
+        idempotency_key=run.key,
+        lock=run.lock,
+        lock_owner=run.owner if outcome.held else None,
+        fencing_token=outcome.fence,
+        lock_wait_ms=None if waited is None else milliseconds(waited),
+        queue_lag_ms=_lag(run),
+        held_by=_holder(outcome.held_by),
+        lease_lost=True if outcome.lease_lost else None,
+    )
+
+
+def _event(at: float, level: str, name: str, **fields: object) -> Event:
+    given = {key: value for key, value in fields.items() if value is not None}
+    return Event(at, level, name, given)
+
+
+def _lag(run: Run) -> int | float | None:
+    return None if run.enqueued_at is None else milliseconds(run.started_at - run.enqueued_at)
+
+
+def _signal(number: int | None) -> str | None:
+    return None if number is None else signal_name(number)
+
+
+def _holder(holder: Holder | None) -> dict[str, object] | None:
+    if holder is None:
+        return None
+    since = None if holder.since is None else rfc3339(holder.since)
+    return {"owner": holder.owner, "job_id": holder.job_id, "since": since}

@@ -1,0 +1,383 @@
+"""One run, in the order that the contract promises: lock, key, execute, persist, emit, release.
+
+Read ``run`` top-down; every step is a function below it. What a step finds out is a value: an
+``Ending`` as soon as it is clear how the run ends, whatever the reason.
+"""
+
+from __future__ import annotations
+
+import time
+
+from guardrun import kernel
+from guardrun.core import policy
+from guardrun.errors import DeadlineReached, GuardrunError, StoreUnavailable, ToldToStop
+from guardrun.lean import NamedTuple
+from guardrun.model import Attempt, Busy, Claim, Outcome, Refusal
+from guardrun.report import events
+from guardrun.supervisor.retry import insist
+from guardrun.units import signal_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import random
+
+    from guardrun.command import Command
+    from guardrun.ledger.spool import Spool
+    from guardrun.model import Captured, Grant, Holder, Plan, Run
+    from guardrun.ports import Ledger, Lock
+    from guardrun.report.log import Log
+    from guardrun.supervisor.loop import Loop
+
+_PROMPT = 1.0
+"""s that a run which can do without the ledger waits for it before COMMAND starts"""
+
+
+class Ending(NamedTuple):
+    """How a run ends."""
+
+    result: str
+    exit_code: int
+    reason: str | None = None
+    die_by: int | None = None
+    held_by: Holder | None = None
+    attempts: tuple[Attempt, ...] = ()
+    captured: Captured | None = None
+
+
+class Tools(NamedTuple):
+    """What a run works with; made in ``world.py``, or by a simulator."""
+
+    loop: Loop
+    log: Log
+    rng: random.Random
+    lock: Lock | None
+    ledger: Ledger | None
+    spool: Spool | None
+    command: Command
+
+
+class Held(NamedTuple):
+    """What the first two steps got hold of."""
+
+    grant: Grant | None = None
+    waited: float | None = None
+    claim: Claim | None = None
+
+
+def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
+    """Run COMMAND under guard, and account for it; nothing escapes but faults of guardrun."""
+    begun = kernel.now()
+    tools.loop.deadline = begun + plan.exec.deadline
+    tools.log.emit(events.run_started(me.started_at, me))
+    held = Held()
+    try:
+        try:
+            splay(plan, me, tools)
+            held, ending = acquire_lock(plan, me, tools)
+            if ending is None:
+                held, ending = validate_key(plan, me, tools, held)
+            if ending is None:
+                ending = execute(plan, me, tools, held)
+        except ToldToStop as told:
+            ending = told_to_stop(told.signum)
+        except DeadlineReached as reached:
+            ending = Ending("timeout", reached.exit_code, str(reached))
+        except StoreUnavailable as down:
+            ending = Ending("store_unavailable", down.exit_code, str(down))
+        except GuardrunError as error:
+            ending = Ending("failed", error.exit_code, str(error))
+        if ending.result != "success":
+            tools.command.show_held()
+        outcome = account(plan, me, held, ending, kernel.now() - begun)
+        outcome = persist(plan, outcome, tools)
+        tools.log.emit(events.run_finished(outcome))
+    finally:
+        release(tools)
+    return outcome
+
+
+# ---------------------------------------------------------------- before step 1
+
+
+def splay(plan: Plan, me: Run, tools: Tools) -> None:
+    """Wait the time that is this host's and this job's own."""
+    delay = policy.splay_delay(me.job, me.host, plan.exec.splay)
+    if delay > 0:
+        tools.loop.pause((), kernel.now() + delay)
+
+
+# ---------------------------------------------------------------- 1. the lock
+
+
+def acquire_lock(plan: Plan, me: Run, tools: Tools) -> tuple[Held, Ending | None]:
+    """Take the lock, waiting at most ``--wait``; busy is an ending."""
+    if tools.lock is None:
+        return Held(), None
+    asked = kernel.now()
+    due = asked + plan.wait
+    answer = tools.lock.acquire(me, asked)
+    if isinstance(answer, Busy) and answer.reason is None and plan.wait > 0:
+        holder = answer.holders[0] if answer.holders else None
+        tools.log.emit(events.lock_busy(time.time(), me, holder, "waiting", waits=True))
+        answer = tools.lock.acquire(me, due)
+    waited = kernel.now() - asked
+    if isinstance(answer, Busy):
+        holder = answer.holders[0] if answer.holders else None
+        reason = answer.reason or _held(f"lock {me.lock}", holder)
+        return Held(waited=waited), busy(me, tools, holder, reason, plan.conflict_code)
+    tools.log.emit(events.lock_acquired(me, answer, waited))
+    return Held(answer, waited), None
+
+
+def busy(me: Run, tools: Tools, holder: Holder | None, reason: str, code: int) -> Ending:
+    """Somebody else has the lock or the key, and we have waited long enough."""
+    tools.log.emit(events.lock_busy(time.time(), me, holder, reason, waits=False))
+    return Ending("lock_busy", code, reason, held_by=holder)
+
+
+def _held(what: str, holder: Holder | None) -> str:
+    return f"{what} is held by {holder.owner}" if holder else f"{what} is held"
+
+
+# ---------------------------------------------------------------- 2. the key
+
+
+def validate_key(plan: Plan, me: Run, tools: Tools, held: Held) -> tuple[Held, Ending | None]:
+    """Claim the key, durably; without one, only the run's row is stored.
+
+    What an earlier run of this host could not record is recorded first.
+    """
+    ledger = tools.ledger
+    if ledger is None:
+        return held, None
+    asked = kernel.now()
+    wanted = me.key is not None or bool(me.needs) or plan.exec.retry.budget is not None
+    patience = plan.ledger.store_wait
+    if plan.ledger.on_down == "run" and not wanted:
+        patience = min(patience, _PROMPT)
+    due = asked + max(0.0, plan.wait - (held.waited or 0.0))
+    try:
+        while True:
+            if tools.spool is not None:
+                tools.spool.flush(ledger)
+            answer = insist(
+                tools.loop, tools.rng, asked + patience, lambda: ledger.begin(me, plan.key)
+            )
+            if isinstance(answer, Claim):
+                return held._replace(claim=answer), None
+            holder = answer.holder
+            around = holder is not None and holder.job_id in me.path
+            if answer.kind != "held" or around or kernel.now() >= due:
+                break
+            tools.log.emit(events.lock_busy(time.time(), me, holder, "waiting", waits=True))
+            await_end(ledger, answer, tools, due)
+    except StoreUnavailable:
+        if plan.ledger.on_down == "stop":
+            raise
+        return held, None
+    return held, refused(plan, me, tools, answer, around)
+
+
+def await_end(ledger: Ledger, refusal: Refusal, tools: Tools, due: float) -> None:
+    """Wait until the run that holds the key has ended, or ``due``."""
+    assert refusal.holder is not None and refusal.holder.job_id is not None
+    child = ledger.watch(refusal.holder.job_id)
+    try:
+        tools.loop.pause((child.fileno(),), due)
+    finally:
+        child.cancel()
+
+
+def refused(plan: Plan, me: Run, tools: Tools, refusal: Refusal, around: bool) -> Ending:
+    """Turn the ledger's no into an ending."""
+    if refusal.kind == "held":
+        why = refusal.reason
+        if around:
+            why += ", which is around this one: waiting for it would never end"
+        return busy(me, tools, refusal.holder, why, plan.conflict_code)
+    skipped = refusal.kind == "duplicate" and plan.key.on_duplicate != "fail"
+    tools.log.emit(events.key_refused(time.time(), me, refusal, skipped))
+    if not skipped:
+        return Ending("precondition_failed", 76, refusal.reason, held_by=refusal.holder)
+    reason = refusal.reason
+    if plan.key.on_duplicate == "replay":
+        stored = tools.ledger.stored_output(me.key) if tools.ledger and me.key else None
+        if stored is None:
+            reason += "; none of its output was stored (--capture)"
+        elif (told := tools.command.replay(*stored)) is not None:
+            raise ToldToStop(told)
+    return Ending("skipped_duplicate", 0, reason, held_by=refusal.holder)
+
+
+# ---------------------------------------------------------------- 3. COMMAND
+
+
+def execute(plan: Plan, me: Run, tools: Tools, held: Held) -> Ending:
+    """Run COMMAND, and again as long as that is worth it, allowed, and in time."""
+    spec = plan.exec
+    loop, log = tools.loop, tools.log
+    attempts: list[Attempt] = []
+    delay: float | None = None
+    while True:
+        number = len(attempts) + 1
+        try:
+            loop.check()
+        except (ToldToStop, DeadlineReached) as stop:
+            return _cut_short(stop, attempts, None)
+        execution = tools.command.execute(number, held.grant, held.claim)
+        ended = execution.ended
+        verdict = policy.judge(ended, spec)
+        again = execution.told is None and policy.worth_retrying(ended, number, spec)
+        reason = verdict.reason
+        if again and not afford_retry(me, tools, plan, number):
+            again, reason = False, "the retry budget is used up"
+        attempts.append(
+            Attempt(
+                number,
+                execution.started_at,
+                execution.duration,
+                "retry" if again else verdict.result,
+                ended.exit_code,
+                ended.signal,
+                verdict.reason,
+            )
+        )
+        log.emit(events.attempt_finished(attempts[-1]))
+        if execution.told is not None:
+            return told_to_stop(execution.told, attempts, tools.command.captured())
+        if not again:
+            if ended.orphans:
+                log.emit(events.orphans_left(time.time(), number, ended.orphans))
+            return Ending(
+                verdict.result,
+                _exit_code(ended.exit_code, ended.cause),
+                reason,
+                ended.signal if ended.cause is None else None,
+                attempts=tuple(attempts),
+                captured=tools.command.captured(),
+            )
+        try:
+            told = tools.command.sweep(ended)
+            if told is not None:
+                raise ToldToStop(told)
+            delay = policy.backoff_delay(spec.retry, number, delay, tools.rng)
+            log.emit(events.retry_scheduled(time.time(), number + 1, delay))
+            if kernel.now() + delay >= loop.deadline:
+                raise DeadlineReached("the next attempt would start after --deadline")
+            loop.pause((), kernel.now() + delay)
+        except (ToldToStop, DeadlineReached) as stop:
+            return _cut_short(stop, attempts, tools.command.captured())
+
+
+def afford_retry(me: Run, tools: Tools, plan: Plan, number: int) -> bool:
+    """Take one retry out of the job's budget, which all its runs share."""
+    budget = plan.exec.retry.budget
+    ledger = tools.ledger
+    if budget is None or ledger is None:
+        return True
+    due = kernel.now() + plan.ledger.store_wait
+    try:
+        left = insist(tools.loop, tools.rng, due, lambda: ledger.spend_retry(me, budget))
+        reason = f"{budget.retries} retries in the last {budget.window:g} s"
+    except StoreUnavailable as down:  # unknown is not a licence for a retry storm
+        left, reason = False, str(down)
+    if not left:
+        tools.log.emit(events.budget_exhausted(time.time(), number, reason))
+    return left
+
+
+def told_to_stop(
+    signum: int, attempts: list[Attempt] | None = None, captured: Captured | None = None
+) -> Ending:
+    """A signal ended the run: guardrun will end by it too."""
+    reason = f"told to stop by {signal_name(signum)}"
+    return Ending(
+        "interrupted", 128 + signum, reason, signum, None, tuple(attempts or ()), captured
+    )
+
+
+def _cut_short(
+    stop: ToldToStop | DeadlineReached, attempts: list[Attempt], captured: Captured | None
+) -> Ending:
+    if isinstance(stop, ToldToStop):
+        return told_to_stop(stop.signum, attempts, captured)
+    return Ending("timeout", stop.exit_code, str(stop), attempts=tuple(attempts), captured=captured)
+
+
+_CAUSE_CODES = {"timeout": 124, "deadline": 124, "lease_lost": 74, "warden_lost": 70}
+
+
+def _exit_code(command_code: int | None, cause: str | None) -> int:
+    if cause in _CAUSE_CODES:
+        return _CAUSE_CODES[cause]
+    return command_code or 0
+
+
+# ---------------------------------------------------------------- 4. the outcome
+
+
+def account(plan: Plan, me: Run, held: Held, ending: Ending, duration: float) -> Outcome:
+    """Put together what is recorded, logged, and turned into an exit code."""
+    last = ending.attempts[-1] if ending.attempts else None
+    code = ending.exit_code if ending.die_by is None else 128 + ending.die_by
+    return Outcome(
+        run=me,
+        result=ending.result,
+        exit_code=code,
+        finished_at=time.time(),
+        duration=duration,
+        die_by=ending.die_by,
+        signal=last.signal if last else None,
+        command_code=last.exit_code if last else None,
+        reason=ending.reason,
+        attempts=ending.attempts,
+        claim=held.claim,
+        held=held.grant is not None,
+        fence=held.grant.fence if held.grant else None,
+        held_by=ending.held_by,
+        lock_wait=held.waited,
+        key_ttl=plan.key.ttl,
+        captured=ending.captured,
+    )
+
+
+def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:
+    """Store the outcome in the ledger, else in the spool, else in the log; say which."""
+    ledger, spool = tools.ledger, tools.spool
+    if ledger is None or spool is None:
+        return outcome
+    tools.loop.deadline = float("inf")
+    due = kernel.now() + plan.ledger.record_wait
+    if outcome.result == "store_unavailable":
+        due = kernel.now()  # --store-wait has been spent on it
+    try:
+        if insist(tools.loop, tools.rng, due, lambda: ledger.finish(outcome)):
+            return outcome
+        stale = "the key was taken over meanwhile, and was left alone"
+        return outcome._replace(reason=stale, exit_code=74, lease_lost=True)
+    except ToldToStop as told:
+        problem = f"told to stop by {signal_name(told.signum)} while recording"
+        outcome = outcome._replace(die_by=told.signum, exit_code=128 + told.signum)
+    except StoreUnavailable as down:
+        problem = str(down)
+    try:
+        spool.keep(outcome)
+        tools.log.emit(events.outcome_spooled(time.time(), problem))
+    except (OSError, StoreUnavailable) as error:
+        from guardrun.ledger.spool import to_json
+
+        whole = to_json(outcome)
+        tools.log.emit(events.outcome_unsaved(time.time(), f"{problem}; spool: {error}", whole))
+    return outcome
+
+
+# ---------------------------------------------------------------- 6. release
+
+
+def release(tools: Tools) -> None:
+    """Let go of everything: what the run left alone, the lock, the ledger."""
+    tools.command.dismiss()
+    if tools.lock is not None:
+        tools.lock.release()
+    if tools.ledger is not None:
+        tools.ledger.close()

@@ -1,0 +1,200 @@
+"""One execution of COMMAND, watched to its end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import time
+
+from guardrun import channel, kernel
+from guardrun.lean import NamedTuple
+from guardrun.model import Ended
+from guardrun.report import events
+from guardrun.supervisor.loop import SUSPEND, suspend
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from guardrun.model import Claim
+    from guardrun.report.log import Log
+    from guardrun.supervisor.guard import Guard
+    from guardrun.supervisor.loop import Loop
+    from guardrun.supervisor.output import Output
+    from guardrun.supervisor.replay import Replay
+
+_NEVER = float("inf")
+_LATE = 1.0
+"""s after the last moment at which the warden should have been done; then it is seized"""
+_NUDGE = 0.1
+"""s after a limit; then a warden that somebody stopped is continued"""
+
+_IDLE, _LINGER = 0.5, 5.0
+"""s that COMMAND's pipes are read after its end: until nothing comes, and at the most"""
+
+
+class Execution(NamedTuple):
+    """What came of one execution."""
+
+    ended: Ended
+    told: int | None
+    """the signal that told guardrun to stop meanwhile"""
+    started_at: float
+    """wall clock"""
+    duration: float
+    """s"""
+
+
+def watch(
+    loop: Loop,
+    guard: Guard,
+    order: channel.Spawn,
+    output: Output,
+    log: Log,
+    number: int,
+    claim: Claim | None,
+) -> Execution:
+    """See COMMAND started, pass signals on, take care of its output, until it is over.
+
+    Limits are the warden's to enforce; here they only serve to notice a warden that does not.
+    """
+    limit, cause = min(order.limits, default=(_NEVER, None))
+    nudge, last = limit + _NUDGE, limit + order.grace + _LATE
+    told: int | None = None
+    started_at, begun = time.time(), kernel.now()
+    while True:
+        interests = [(guard.fileno(), select.POLLIN), *output.interests()]
+        ready, signals = loop.wait(interests, min(nudge, last))
+        for taken in signals:
+            # What the terminal sends, it sends to the whole job: COMMAND, in our own process
+            # group, has it already.
+            heard = taken.by_kernel and loop.terminal.group is not None
+            if taken.number in loop.terminal.stops and told is None:
+                told, cause = taken.number, "told_to_stop"
+                kill_due = kernel.now() + order.grace
+                guard.send(channel.Stop(cause, None if heard else taken.number, kill_due))
+                nudge, last = kernel.now() + _NUDGE, min(last, kill_due + _LATE)
+            elif taken.number == signal.SIGCHLD:
+                guard.bury_strangers()
+            elif not heard:
+                guard.send(channel.Pass(taken.number))
+            if taken.number in SUSPEND:
+                suspend(taken.number)
+        word = guard.receive() if ready.pop(guard.fileno(), 0) else ()
+        for fd in ready:
+            output.ready(fd)
+        now = kernel.now()
+        match word:
+            case None:
+                guard.seize()
+                output.close()
+                return Execution(
+                    Ended(None, None, cause if told else "warden_lost"),
+                    told,
+                    started_at,
+                    now - begun,
+                )
+            case channel.Started(at, clock):
+                started_at, begun = at, clock
+                log.emit(events.attempt_started(at, number, claim))
+                log.open()
+            case channel.NotStarted(problem):
+                output.close()
+                code = 127 if problem == errno.ENOENT else 126
+                return Execution(Ended(code, None, "not_started"), told, started_at, now - begun)
+            case channel.Unkillable(pids):
+                last = _NEVER  # the warden is at work; it is the kernel that can't
+                log.emit(events.unkillable(time.time(), number, pids))
+            case channel.Over(status, why, orphans, clock):
+                # A signal that has come by now may have come to COMMAND as well (a terminal's
+                # Ctrl-C, one for the whole cgroup): how it ended tells nothing about success.
+                told = told or loop.stop_signal()
+                if told is not None and why is None:
+                    why = "told_to_stop"
+                late = drain(loop, output, linger=orphans > 0)
+                return Execution(
+                    _ended(status, why, orphans), told or late, started_at, clock - begun
+                )
+        if now >= nudge:
+            nudge = _NEVER
+            guard.wake()
+        if now >= last:
+            guard.seize()
+            output.close()
+            return Execution(Ended(None, None, cause), told, started_at, now - begun)
+
+
+def drain(loop: Loop, output: Output, linger: bool) -> int | None:
+    """Read what is left in COMMAND's pipes, and pass it on; return a signal to stop, if any.
+
+    ``linger``: something still has them open. What it writes is waited for as long as it goes on
+    writing, but not for long: a daemon has them open for ever.
+    """
+    cap = kernel.now() + (_LINGER if linger else 0.0)
+    idle = min(cap, kernel.now() + _IDLE)
+    while output.interests():
+        if kernel.now() >= min(idle, cap):
+            idle = cap = _NEVER
+            output.finish()
+        ready, signals = loop.wait(output.interests(), min(idle, cap, loop.deadline))
+        for taken in signals:
+            if taken.number in loop.terminal.stops:
+                output.close()
+                return taken.number
+            if taken.number in SUSPEND:
+                suspend(taken.number)
+        if kernel.now() >= loop.deadline:
+            break
+        for fd in ready:
+            output.ready(fd)
+            idle = idle if idle == _NEVER else min(cap, kernel.now() + _IDLE)
+    output.close()
+    return None
+
+
+def pass_on(loop: Loop, replay: Replay) -> int | None:
+    """Write stored output at the pace of whoever reads it; return a signal to stop, if any."""
+    while replay.interests():
+        ready, signals = loop.wait(replay.interests(), loop.deadline)
+        for taken in signals:
+            if taken.number in loop.terminal.stops:
+                replay.close()
+                return taken.number
+            if taken.number in SUSPEND:
+                suspend(taken.number)
+        if kernel.now() >= loop.deadline:
+            break
+        for fd in ready:
+            replay.ready(fd)
+    replay.close()
+    return None
+
+
+def sweep(loop: Loop, guard: Guard, signum: int, grace: float) -> int | None:
+    """Stop what the last attempt left running; return the signal that told us to stop, if any."""
+    guard.send(channel.Sweep(signum, grace))
+    told: int | None = None
+    last = kernel.now() + grace + _LATE
+    while True:
+        ready, signals = loop.wait([(guard.fileno(), select.POLLIN)], last)
+        for taken in signals:
+            if taken.number in loop.terminal.stops:
+                told = told or taken.number
+            elif taken.number in SUSPEND:
+                suspend(taken.number)
+        if ready:
+            word = guard.receive()
+            if isinstance(word, channel.Over):
+                return told
+            if isinstance(word, channel.Unkillable):
+                last = _NEVER
+            if word is None:
+                last = 0.0
+        if kernel.now() >= last:
+            guard.seize()
+            return told
+
+
+def _ended(status: int, cause: str | None, orphans: int) -> Ended:
+    code = os.waitstatus_to_exitcode(status)
+    return Ended(code if code >= 0 else None, -code if code < 0 else None, cause, orphans)

@@ -1,0 +1,100 @@
+"""The supervisor's hold on COMMAND: by way of the warden, and without it if need be."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+from guardrun import channel, kernel
+from guardrun.warden import backstop, tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Guard:
+    """Warden and backstop, as the supervisor sees them."""
+
+    def __init__(self, group: int | None, mask: frozenset[int]) -> None:
+        self._strangers = frozenset(tree.children())
+        kernel.become_subreaper()
+        self._warden, self._backstop = backstop.start(group, mask)
+        self._pidfd = -1
+        self._open = True
+
+    def fileno(self) -> int:
+        """Readable when ``receive`` has something to say."""
+        return self._warden.fileno()
+
+    def send(self, message: tuple[object, ...], fds: Sequence[int] = ()) -> None:
+        """Tell the warden; that it is gone is found out by ``receive``."""
+        self._warden.send(message, fds)
+        self.wake()
+
+    def wake(self) -> None:
+        """Continue a warden that somebody stopped: it has something to do."""
+        if self._pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
+            except ProcessLookupError:
+                pass
+
+    def receive(self) -> tuple[object, ...] | None:
+        """The warden's next message; ``None`` when there is no warden any more."""
+        received = self._warden.receive()
+        if received is None:
+            return None
+        message, _ = received
+        if isinstance(message, channel.Ready):
+            try:
+                pidfd = os.pidfd_open(message.pid)
+            except ProcessLookupError:
+                return None
+            if tree.parent(message.pid) != self._backstop:  # it is dead, and its pid another's
+                os.close(pidfd)
+                return None
+            self._pidfd = pidfd
+        return message
+
+    def bury_strangers(self) -> None:
+        """Reap what became our child and died: PID 1 of a container gets every orphan."""
+        tree.reap(frozenset({self._backstop}))
+
+    def seize(self) -> None:
+        """End COMMAND's whole tree without the warden's help, which is dead, stopped or stuck.
+
+        Its processes become our children by the deaths of warden and backstop.
+        """
+        self._open = False
+        if self._pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        os.kill(self._backstop, signal.SIGKILL)  # our child, not reaped: no other has its pid
+        tree.kill_all(self._strangers)
+
+    def dismiss(self) -> None:
+        """Let warden and backstop go, and with them what COMMAND left running."""
+        if not self._open:
+            return
+        self._open = False
+        self._warden.send(channel.Dismiss())
+        self._warden.close()
+        pidfd = os.pidfd_open(self._backstop)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        for patience in (_PROMPT, _PATIENT):
+            if poll.poll(patience):
+                break
+            self.wake()  # somebody has stopped one of them
+            os.kill(self._backstop, signal.SIGCONT)
+        else:
+            os.kill(self._backstop, signal.SIGKILL)
+        os.waitpid(self._backstop, 0)
+
+
+_PROMPT, _PATIENT = 100, 2000
+"""ms"""

@@ -1,0 +1,145 @@
+"""The one place where the supervisor waits: signals, descriptors and the nearest deadline.
+
+So a signal is answered within milliseconds in every phase of a run: splay, lock wait, claim,
+attempt, backoff, recording.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+from guardrun import kernel
+from guardrun.errors import DeadlineReached, ToldToStop
+from guardrun.lean import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from guardrun.report.log import Log
+
+NEVER = float("inf")
+
+STOP = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+"""told to stop; with a terminal SIGHUP as well"""
+PASSED = frozenset(
+    {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGALRM, signal.SIGCONT}
+)
+SUSPEND = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
+
+
+class Terminal(NamedTuple):
+    """The controlling terminal's consequence for signals: COMMAND shares our process group."""
+
+    group: int | None
+    """``None``: no terminal, COMMAND gets a group of its own"""
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """Signals that tell guardrun to stop."""
+        return STOP if self.group is None else STOP | {signal.SIGHUP}
+
+
+def find_terminal() -> Terminal:
+    """Look whether this process has a controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError:
+        return Terminal(None)
+    return Terminal(os.getpgrp())
+
+
+def take_signals() -> tuple[frozenset[int], frozenset[int]]:
+    """Block the signals that the loop reads; return them and the mask that was.
+
+    What was ignored when we started stays ignored, in us and in COMMAND (nohup).
+    """
+    # SIGCHLD ignored would make wait(2) lose COMMAND's exit status.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    ours = frozenset(
+        signum
+        for signum in (*STOP, *PASSED, *SUSPEND, signal.SIGCHLD)
+        if signal.getsignal(signum) is not signal.SIG_IGN
+    )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ours)
+    return ours, frozenset(before)
+
+
+class Loop:
+    """Waits; the only object that does."""
+
+    def __init__(self, signals: frozenset[int], terminal: Terminal, log: Log) -> None:
+        self.terminal = terminal
+        self.deadline = NEVER
+        """CLOCK_BOOTTIME; ``pause`` raises DeadlineReached from then on"""
+        self._log = log
+        self._signals = kernel.SignalFd(signals)
+        self._timer = kernel.Timer()
+
+    def wait(
+        self, interests: Iterable[tuple[int, int]], due: float
+    ) -> tuple[dict[int, int], list[kernel.Signal]]:
+        """Wait for descriptors (fd, poll events), a signal, or ``due``; return what came.
+
+        Lines that the log could not write yet are written meanwhile.
+        """
+        wanted = list(interests)
+        while True:
+            poll = select.poll()
+            poll.register(self._signals.fd, select.POLLIN)
+            poll.register(self._timer.fd, select.POLLIN)
+            for fd, events in wanted:
+                poll.register(fd, events)
+            log = self._log.interests()
+            for fd, events in log:
+                poll.register(fd, events)
+            self._timer.set(due)
+            ready = dict(poll.poll())
+            written = [fd for fd, _ in log if ready.pop(fd, 0)]
+            for fd in written:
+                self._log.ready(fd)
+            if ready:
+                break
+        signals = self._signals.read() if ready.pop(self._signals.fd, 0) else []
+        ready.pop(self._timer.fd, None)
+        return ready, signals
+
+    def pause(self, fds: Sequence[int], due: float) -> Collection[int]:
+        """Wait until one of ``fds`` is readable or ``due`` has come, while no COMMAND runs.
+
+        Returns the readable ones. Raises ToldToStop and DeadlineReached.
+        """
+        limit = min(due, self.deadline)
+        interests = [(fd, select.POLLIN) for fd in fds]
+        while True:
+            ready, signals = self.wait(interests, limit)
+            for taken in signals:
+                if taken.number in self.terminal.stops:
+                    raise ToldToStop(taken.number)
+                if taken.number in SUSPEND:
+                    suspend(taken.number)
+            if ready:
+                return ready.keys()
+            now = kernel.now()
+            if now >= self.deadline:
+                raise DeadlineReached("--deadline has passed")
+            if now >= due:
+                return ()
+
+    def stop_signal(self) -> int | None:
+        """A signal that told guardrun to stop and has not been read yet; don't wait."""
+        numbers = [taken.number for taken in self._signals.read()]
+        return next((number for number in numbers if number in self.terminal.stops), None)
+
+    def check(self) -> None:
+        """Raise ToldToStop or DeadlineReached if it is time to; don't wait."""
+        self.pause((), kernel.now())
+
+
+def suspend(signum: int) -> None:
+    """Stop this process as ``signum`` would have; returns when it is continued."""
+    os.kill(os.getpid(), signum)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signum})

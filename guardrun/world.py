@@ -1,0 +1,96 @@
+"""The only place where real things are made: clock, random numbers, signals, stores, processes."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from guardrun import cli, identity, safety
+from guardrun.command import Command
+from guardrun.report.log import Log
+from guardrun.run import Tools, run
+from guardrun.supervisor.loop import Loop, find_terminal, take_signals
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import random
+
+    from guardrun.ledger.spool import Spool
+    from guardrun.model import Outcome, Plan, Run
+    from guardrun.ports import Ledger, Lock
+
+
+def perform(plan: Plan) -> int:
+    """Carry out a plan; return the exit code, unless the process ends by a signal.
+
+    Raises GuardrunError for what is wrong before the run has begun.
+    """
+    journal = Log.start(plan.report)
+    signals, mask = take_signals()
+    loop = Loop(signals, find_terminal(), journal)
+    stdin = None
+    if plan.exec.stdin == "replay":
+        from guardrun.supervisor.stdin import Stdin
+
+        stdin = Stdin(loop, plan.exec.stdin_max)
+    me = identity.identify(plan, stdin.bytes() if stdin else None, os.environ)
+    log = journal.bind(job_id=me.job_id, job=me.job)
+    rng = _rng()
+    ledger, spool = _ledger(plan)
+    tools = Tools(
+        loop=loop,
+        log=log,
+        rng=rng,
+        lock=_lock(plan, me, loop, rng),
+        ledger=ledger,
+        spool=spool,
+        command=Command(plan.exec, me, loop, log, mask, stdin),
+    )
+    outcome = run(plan, me, tools)
+    log.close()
+    return _end(outcome, loop)
+
+
+def _rng() -> random.Random:
+    import random
+
+    return random.SystemRandom()
+
+
+def _lock(plan: Plan, me: Run, loop: Loop, rng: random.Random) -> Lock | None:
+    spec = plan.lock
+    if spec is None:
+        return None
+    from guardrun.locks.flock import FileLock, HostLock
+
+    if spec.file is not None:
+        return FileLock(spec.file, spec.shared, loop)
+    assert me.lock is not None
+    return HostLock(spec, me.lock, loop, rng)
+
+
+def _ledger(plan: Plan) -> tuple[Ledger | None, Spool | None]:
+    spec = plan.ledger
+    if spec.url == "none:":
+        return None, None
+    from guardrun.ledger.spool import Spool
+    from guardrun.ledger.sqlite import SqliteLedger
+
+    os.close(safety.private_directory(spec.state_dir, "state directory"))
+    path = spec.url.removeprefix("sqlite://")
+    os.close(safety.private_directory(os.path.dirname(path), "ledger directory"))
+    return SqliteLedger(path, time.time, spec.keep), Spool(os.path.join(spec.state_dir, "spool"))
+
+
+def _end(outcome: Outcome, loop: Loop) -> int:
+    """Tell whoever started us how it ended; by the signal, where one is the reason."""
+    die_by = outcome.die_by or loop.stop_signal()
+    if die_by is not None:
+        return cli.die_by(die_by)
+    if outcome.exit_code in _OURS and not outcome.attempts and outcome.reason:
+        cli.say(outcome.reason)
+    return outcome.exit_code
+
+
+_OURS = frozenset({64, 69, 73, 78})
+"""exit codes that deserve a line on stderr, wherever the log goes"""
