@@ -128,14 +128,21 @@ def _text(option: Option, value: object, origin: str) -> str:
         return str(value)
     if isinstance(value, float) and float in option.kind.natural:
         return f"{value!r}s"
-    numbers = " or a number" if int in option.kind.natural else ""
+    natural = option.kind.natural
+    numbers = " or a number" if float in natural else " or a whole number" if int in natural else ""
     raise ConfigError(f"{origin}: {_shown(value)} is not a string{numbers} ({option.kind.metavar})")
 
 
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    names = {dict: "a table", list: "an array", str: "a string", int: "a number", float: "a number"}
+    names = {
+        dict: "a table",
+        list: "an array",
+        str: "a string",
+        int: "a number",
+        float: "a fraction",
+    }
     return names.get(type(value), "a date or time")
 
 

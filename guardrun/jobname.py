@@ -29,7 +29,7 @@ class _Interpreter(NamedTuple):
     long_code: tuple[str, ...] = ()
 
 
-_SHELL = _Interpreter(valued="oO", string="c", long_valued=("--rcfile", "--init-file"))
+_SHELL = _Interpreter(valued="oO", code="s", string="c", long_valued=("--rcfile", "--init-file"))
 _PYTHON = _Interpreter(valued="WX", module="m", code="c", long_valued=("--check-hash-based-pycs",))
 _NODE = _Interpreter(
     valued="rC",

@@ -198,7 +198,7 @@ def refused(plan: Plan, me: Run, tools: Tools, refusal: Refusal, around: bool) -
     skipped = refusal.kind == "duplicate" and plan.key.on_duplicate != "fail"
     tools.log.emit(events.key_refused(time.time(), me, refusal, skipped))
     if not skipped:
-        return Ending("precondition_failed", 76, refusal.reason, held_by=refusal.holder)
+        return Ending("precondition_failed", 76, refusal.reason)
     reason = refusal.reason
     if plan.key.on_duplicate == "replay":
         stored = tools.ledger.stored_output(me.key) if tools.ledger and me.key else None
@@ -206,7 +206,7 @@ def refused(plan: Plan, me: Run, tools: Tools, refusal: Refusal, around: bool) -
             reason += "; none of its output was stored (--capture)"
         elif (told := tools.command.replay(*stored)) is not None:
             raise ToldToStop(told)
-    return Ending("skipped_duplicate", 0, reason, held_by=refusal.holder)
+    return Ending("skipped_duplicate", 0, reason)
 
 
 # ---------------------------------------------------------------- 3. COMMAND

@@ -10,9 +10,11 @@ from support import Host, alive, kill, marker
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
+def host(tmp_path: Path) -> Iterator[Host]:
     """A host of its own for this test."""
-    return Host(tmp_path)
+    own = Host(tmp_path)
+    yield own
+    own.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -78,6 +79,7 @@ class Host:
 
     root: Path
     env: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def state(self) -> Path:
@@ -147,7 +149,17 @@ class Host:
         options.setdefault("stdout", subprocess.PIPE)
         options.setdefault("stderr", subprocess.PIPE)
         options.setdefault("cwd", self.root)
-        return subprocess.Popen([*GUARDRUN, *words], env=self.environment(env), **options)
+        process = subprocess.Popen([*GUARDRUN, *words], env=self.environment(env), **options)
+        self.started.append(process)
+        return process
+
+    def close(self) -> None:
+        """End what a failed test left: only what was started here, and its pipes."""
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            close_pipes(process)
 
     def run(
         self,
@@ -203,6 +215,14 @@ def queued(path: Path) -> int:
     return sum(
         one[1:3] == ["->", "FLOCK"] and one[6].rpartition(":")[2] in inodes for one in fields
     )
+
+
+def close_pipes(process: subprocess.Popen[bytes]) -> None:
+    """Close our ends of a process's pipes."""
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
 
 
 def marker() -> str:

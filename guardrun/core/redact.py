@@ -25,6 +25,7 @@ _OPTION = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 _QUOTES = ("'", '"')
 _BLANKS = " \t\r\n"
 _SIGNS = ":=>"
+_APOSTROPHE = "'\"'\"'"  # as shlex.quote writes one; its double quotes end no string
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "busybox"})
 
 # Names are compared in lower case without - _ and dots: db-password, DB_PASSWORD, dbPassword.
@@ -267,6 +268,8 @@ def _string_end(text: str, at: int, mark: str) -> int:
         if text.startswith(escape, at):
             at += len(escape)
             at += len(escape) if text.startswith("\\", at) else 1
+        elif text.startswith(_APOSTROPHE, at):
+            at += len(_APOSTROPHE)
         else:
             at += 1
     return min(at, len(text))

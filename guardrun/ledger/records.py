@@ -1,16 +1,15 @@
-"""What the ledger tells people and reports: values, the same from every kind of ledger."""
+"""What the ledger tells people and reports: values, the same from every kind of ledger.
+
+Not for the run path.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
 from guardrun.errors import ConfigError
-from guardrun.lean import NamedTuple
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Protocol
-
-    from guardrun.model import Holder, LedgerSpec
+from guardrun.model import Holder, LedgerSpec
 
 
 class Filter(NamedTuple):
@@ -71,28 +70,26 @@ class AttemptRecord(NamedTuple):
     reason: str | None
 
 
-if TYPE_CHECKING:
+class Records(Protocol):
+    """What a ledger tells; every method raises ``StoreUnavailable``."""
 
-    class Records(Protocol):
-        """What a ledger tells; every method raises ``StoreUnavailable``."""
+    def runs(self, wanted: Filter) -> Iterator[RunRecord]:
+        """Runs, newest first, read as they are asked for."""
 
-        def runs(self, wanted: Filter) -> Iterator[RunRecord]:
-            """Runs, newest first, read as they are asked for."""
+    def find(self, part: str) -> tuple[str, ...]:
+        """Up to three job_ids that begin or end with ``part``."""
 
-        def find(self, part: str) -> tuple[str, ...]:
-            """Up to three job_ids that begin or end with ``part``."""
+    def run(self, job_id: str) -> RunRecord | None:
+        """One run."""
 
-        def run(self, job_id: str) -> RunRecord | None:
-            """One run."""
+    def attempts(self, job_id: str) -> tuple[AttemptRecord, ...]:
+        """The attempts of a run, first to last."""
 
-        def attempts(self, job_id: str) -> tuple[AttemptRecord, ...]:
-            """The attempts of a run, first to last."""
+    def output(self, job_id: str) -> tuple[bytes, bytes] | None:
+        """What a run wrote, if it was captured."""
 
-        def output(self, job_id: str) -> tuple[bytes, bytes] | None:
-            """What a run wrote, if it was captured."""
-
-        def close(self) -> None:
-            """Let go of the connection."""
+    def close(self) -> None:
+        """Let go of the connection."""
 
 
 def open_records(spec: LedgerSpec) -> Records | None:

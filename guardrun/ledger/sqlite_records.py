@@ -95,7 +95,7 @@ class SqliteRecords:
         self._db.close()
 
     def _select(self, conditions: list[str], values: Mapping[str, object]) -> Iterator[RunRecord]:
-        where = " AND ".join(_SQL[name].rstrip().splitlines()[-1] for name in conditions)
+        where = "\n   AND ".join(_SQL[name].strip() for name in conditions)
         for row in self._rows(_SQL["runs"].format(where=where), values):
             record = _record(row)
             if record.result == "running" and not self._live.is_alive(record.job_id):
@@ -120,7 +120,9 @@ class SqliteRecords:
 
     def _rows(self, statement: str, values: Mapping[str, object]) -> Iterator[tuple[Any, ...]]:
         try:
-            yield from self._db.execute(statement, values)
+            # Not "yield from": an abandoned generator would close the cursor after the connection.
+            for row in self._db.execute(statement, values):  # noqa: UP028
+                yield row
         except driver.Error as error:
             raise unavailable(self._path, error) from error
 

@@ -65,7 +65,6 @@ def key_refused(at: float, run: Run, refusal: Refusal, skipped: bool) -> Event:
         "duplicate_skipped" if skipped else "precondition_failed",
         idempotency_key=run.key,
         reason=refusal.reason,
-        held_by=_holder(refusal.holder),
     )
 
 

@@ -6,7 +6,6 @@ Log trouble stays here: it never stops COMMAND, delays anything, or changes the 
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 
 from guardrun.model import Event
@@ -26,13 +25,6 @@ _WRONG = LEVELS.index("warning")
 _HELD_MAX = 1 << 20
 _EVENT_OVERHEAD = 400
 """About what an event takes beside its texts: constant fields, keys, punctuation."""
-
-
-def rfc3339(at: float) -> str:
-    """``at``, seconds since 1970, as UTC with microseconds: ``2026-11-24T08:15:00.000000Z``."""
-    seconds, microseconds = divmod(round(at * 1_000_000), 1_000_000)
-    day_and_time = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{day_and_time}.{microseconds:06d}Z"
 
 
 class Log:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 NAMES = {1: "stdout", 2: "stderr"}
 LINE_MAX = 256 << 10
 _READ = 64 << 10
-_READ_LINES = 8 << 10
+_READ_LINES = 4 << 10
 """Short, because a read of empty lines makes as many events before the loop goes on."""
 
 
@@ -183,24 +183,27 @@ class _Lines(_Stream):
     def __init__(self, number: int, fd: int, capture: int, emit: Emit) -> None:
         super().__init__(number, fd, capture)
         self._emit = emit
-        self._begun = b""
+        self._begun = bytearray()
 
     def _take(self, data: bytes) -> None:
-        *lines, self._begun = (self._begun + data).split(b"\n")
-        for line in lines:
-            self._say(line)
+        *ends, begun = data.split(b"\n")
+        for end in ends:
+            self._begun += end
+            self._say(self._begun)
+            self._begun.clear()
+        self._begun += begun
         if len(self._begun) > LINE_MAX:
-            end = _character_start(self._begun, LINE_MAX)
-            self._say(self._begun[:end], continued=True)
-            self._begun = self._begun[end:]
+            end_at = _character_start(self._begun, LINE_MAX)
+            self._say(self._begun[:end_at], continued=True)
+            del self._begun[:end_at]
 
     def _close_pipe(self) -> None:
         super()._close_pipe()
         if self._begun:
             self._say(self._begun)
-            self._begun = b""
+            self._begun.clear()
 
-    def _say(self, line: bytes, **more: object) -> None:
+    def _say(self, line: bytearray, **more: object) -> None:
         fields: dict[str, object] = {"stream": NAMES[self._number]}
         try:
             fields["line"] = line.decode()
@@ -209,7 +212,7 @@ class _Lines(_Stream):
         self._emit(Event(time.time(), "info", "output", fields | more))
 
 
-def _character_start(data: bytes, end: int) -> int:
+def _character_start(data: bytearray, end: int) -> int:
     """The last place up to ``end`` where a character of UTF-8 begins; ``end`` in other data."""
     for at in range(end, end - 4, -1):
         if data[at] & 0xC0 != 0x80:

@@ -24,7 +24,7 @@ from guardrun.kinds import job_name as read_job_name
         ("bash --rcfile /etc/rc x.sh", "x.sh"),
         ("bash --norc x.sh", "x.sh"),
         ("bash -- x.sh", "x.sh"),
-        ("bash -s arg", "arg"),
+        ("bash -es arg", "bash"),
         ("bash -", "bash"),
         ("zsh", "zsh"),
         ("python3 /opt/app/run.py --job x", "run.py"),

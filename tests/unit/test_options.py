@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from guardrun.errors import UsageError
 from guardrun.help import HELP
-from guardrun.options import FILE_ONLY, OPTIONS, parse
+from guardrun.options import FILE_ONLY, OPTIONS, Option, parse
 
 WORDS = st.lists(st.text(st.characters(exclude_characters="\0"), max_size=12), max_size=6)
 
@@ -101,9 +101,9 @@ def test_ways_to_write_an_option(words: list[str], expected: list[tuple[str, str
 
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS.values() if o.where != FILE_ONLY])
-def test_abbreviations_are_refused(option: object) -> None:
+def test_abbreviations_are_refused(option: Option) -> None:
     """A name cut short is not an option, unless it happens to be another one's."""
-    name = option.name[:-1]  # type: ignore[attr-defined]
+    name = option.name[:-1]
     if name not in OPTIONS:
         assert "is not an option" in message(f"--{name}", "x", "true")
 

@@ -7,11 +7,14 @@ import random
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardrun.core.policy import Verdict, backoff_delay, judge, splay_delay, worth_retrying
 from guardrun.model import Codes, Ended, ExecSpec, RetrySpec
+
+# A shared machine can make any one example slow.
+unhurried = settings(deadline=None)
 
 ARGV = ("true",)
 JITTERS = ("full", "equal", "decorrelated")
@@ -145,6 +148,7 @@ def test_a_success_is_never_retried() -> None:
     assert worth_retrying(exited(0), 1, both)
 
 
+@unhurried
 @given(retries=st.integers(0, 50), attempts=st.integers(1, 100))
 def test_retries_are_counted(retries: int, attempts: int) -> None:
     """N retries are N + 1 attempts at most."""
@@ -160,6 +164,7 @@ endings = st.builds(
 all_codes = Codes(frozenset(range(256)), timeout=True, signal=True)
 
 
+@unhurried
 @given(ended=endings, retry_on=st.sampled_from([None, all_codes]))
 def test_what_ends_the_run_is_final(ended: Ended, retry_on: Codes | None) -> None:
     """No list of codes makes guardrun go on after it was told to stop or lost its lease."""
@@ -169,6 +174,7 @@ def test_what_ends_the_run_is_final(ended: Ended, retry_on: Codes | None) -> Non
 # ---------------------------------------------------------------- backoff_delay
 
 
+@unhurried
 @given(
     jitter=st.sampled_from(JITTERS),
     base=st.floats(0, 1e9),
@@ -227,6 +233,7 @@ def test_decorrelated_waits_grow_from_the_last() -> None:
 # ---------------------------------------------------------------- splay_delay
 
 
+@unhurried
 @given(job=st.text(), host=st.text(), splay=st.floats(0, 1e9, allow_subnormal=False))
 def test_splay_is_constant_and_in_range(job: str, host: str, splay: float) -> None:
     """One job on one host always waits the same time, less than what was allowed."""

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guardrun import units
 from guardrun.model import FOREVER, Budget, Codes
+
+# A shared machine can make any one example slow.
+unhurried = settings(deadline=None)
 
 READERS: tuple[Callable[[str], object], ...] = (
     units.duration,
@@ -131,6 +134,7 @@ def test_durations_for_people(seconds: float, text: str) -> None:
     assert units.format_duration(seconds) == text
 
 
+@unhurried
 @given(st.integers(0, units.LONGEST * 1000))
 def test_a_shown_duration_reads_back(milliseconds: int) -> None:
     """What is shown for whole milliseconds is read back as the very same number."""
@@ -138,6 +142,7 @@ def test_a_shown_duration_reads_back(milliseconds: int) -> None:
     assert units.duration(units.format_duration(seconds)) == seconds
 
 
+@unhurried
 @given(st.floats(0, units.LONGEST))
 def test_a_shown_duration_is_close(seconds: float) -> None:
     """Any duration is shown to the millisecond at least, and in words that can be read back."""
@@ -221,6 +226,7 @@ def test_what_is_no_signal(text: str) -> None:
         units.signal_number(text)
 
 
+@unhurried
 @given(st.sampled_from(sorted(signal.Signals)))
 def test_signal_names_read_back(number: signal.Signals) -> None:
     """Every signal's name is read back as the same signal."""
@@ -404,6 +410,7 @@ def test_an_instant_in_milliseconds(text: str) -> None:
         units.instant(text)
 
 
+@unhurried
 @given(
     st.datetimes(
         min_value=datetime(1970, 1, 2),
@@ -417,6 +424,7 @@ def test_instants_read_back(moment: datetime) -> None:
 
 
 @pytest.mark.parametrize("reader", READERS)
+@unhurried
 @given(text=st.text())
 def test_no_reader_stumbles(reader: Callable[[str], object], text: str) -> None:
     """Whatever is written is either read or refused in one printable line."""

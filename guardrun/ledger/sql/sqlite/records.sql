@@ -1,7 +1,7 @@
 -- What people and reports ask.
 
 -- name: runs
--- {where} is put together from the fragments below; newest first.
+-- Newest first. What stands for the condition is put together from the fragments below.
 SELECT job_id, job, host, username, pid, owner, argv, fingerprint, lock, key, needs, path,
        started_at, enqueued_at, finished_at, duration_us, result, exit_code, command_code,
        signal, reason, attempts, held, lock_wait_us, fencing_token, lease_lost, held_by, stale

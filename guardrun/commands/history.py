@@ -1,0 +1,364 @@
+"""``history``: what ran, newest first; ``show``: one run with its attempts and output."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from guardrun import units
+from guardrun.commands import table
+from guardrun.errors import GuardrunError
+from guardrun.ledger.records import AttemptRecord, Filter, Records, RunRecord, open_records
+from guardrun.model import Holder, LedgerSpec
+
+RESULTS = (
+    "running",
+    "success",
+    "failed",
+    "skipped_duplicate",
+    "timeout",
+    "lock_busy",
+    "lease_lost",
+    "precondition_failed",
+    "interrupted",
+    "store_unavailable",
+)
+_SHORT = 8
+_LEAST = 6
+_COLUMNS = (
+    ("RUN", _SHORT),
+    ("STARTED", 19),
+    ("TOOK", 6),
+    ("RESULT", 19),
+    ("EXIT", 5),
+    ("JOB", None),
+)
+_ATTEMPT_COLUMNS = (
+    ("ATTEMPT", 7),
+    ("STARTED", 19),
+    ("TOOK", 6),
+    ("RESULT", 11),
+    ("EXIT", 5),
+    ("REASON", None),
+)
+
+
+class NoSuchRun(GuardrunError):
+    """No run, or more than one, goes by that name."""
+
+    exit_code = 1
+
+
+def _instant(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    """A moment: DURATION ago, or RFC 3339."""
+    if text is None:
+        return None
+    try:
+        return time.time() - units.duration(text)
+    except ValueError:
+        pass
+    try:
+        return units.instant(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{units.shown(text)} is neither a duration ago (90m, 2d) "
+            "nor a time (2026-11-24T08:15:00Z)"
+        ) from None
+
+
+@click.command()
+@click.option("--limit", type=click.IntRange(0), default=50, show_default=True, help="0 for all.")
+@click.option("--job", metavar="NAME", help="Only runs of this job.")
+@click.option("--key", metavar="KEY", help="Only runs with this idempotency key.")
+@click.option("--result", type=click.Choice(RESULTS), metavar="RESULT", help="Only these.")
+@click.option(
+    "--since",
+    metavar="WHEN",
+    callback=_instant,
+    help="Started then or later: RFC 3339, or DURATION ago.",
+)
+@click.option(
+    "--until", metavar="WHEN", callback=_instant, help="Started earlier: RFC 3339, or DURATION ago."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_obj
+def history(
+    spec: LedgerSpec,
+    limit: int,
+    job: str | None,
+    key: str | None,
+    result: str | None,
+    since: float | None,
+    until: float | None,
+    as_json: bool,
+) -> None:
+    """Show what ran, newest first."""
+    records = open_records(spec)
+    try:
+        found = records.runs(Filter(job, key, result, since, until)) if records else iter(())
+        wanted = itertools.islice(found, limit or None)
+        if as_json:
+            _write_lines(_fields(record) for record in wanted)
+        else:
+            _print_runs(wanted, "no such runs" if records else "no runs yet")
+    finally:
+        if records:
+            records.close()
+
+
+@click.command()
+@click.argument("run")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def show(spec: LedgerSpec, run: str, as_json: bool) -> None:
+    """Show one run with its attempts and its captured output.
+
+    RUN is its job_id, or the beginning or the end of it, six characters or more.
+    """
+    records = open_records(spec)
+    if records is None:
+        raise NoSuchRun(f"there is no run {units.shown(run)}: nothing has been recorded yet")
+    try:
+        record = _find(records, run)
+        attempts = records.attempts(record.job_id)
+        output = records.output(record.job_id)
+    finally:
+        records.close()
+    if as_json:
+        _write_lines([_whole(record, attempts, output)])
+    else:
+        _print_run(record, attempts, output)
+
+
+def _find(records: Records, part: str) -> RunRecord:
+    asked = part.lower()
+    if len(asked) < _LEAST:
+        raise NoSuchRun(
+            f"{units.shown(part)} is too short to name a run: give {_LEAST} characters or more"
+        )
+    found = records.find(asked)
+    if len(found) > 1:
+        raise NoSuchRun(f"more than one run is called {units.shown(part)}: {', '.join(found)}")
+    record = records.run(found[0]) if found else None
+    if record is None:
+        raise NoSuchRun(f"there is no run {units.shown(part)}: guardrun history lists them")
+    return record
+
+
+# ---------------------------------------------------------------- for programs
+
+
+def _write_lines(objects: Iterable[dict[str, object]]) -> None:
+    # In bytes: what the locale of a cron job cannot encode is no reason to fail.
+    out = sys.stdout.buffer
+    for fields in objects:
+        out.write(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
+    out.flush()
+
+
+def _fields(record: RunRecord) -> dict[str, object]:
+    """A run under the names of the log; what does not apply is null."""
+    lag = None if record.enqueued_at is None else record.started_at - record.enqueued_at
+    return {
+        "job_id": record.job_id,
+        "job": record.job,
+        "result": record.result,
+        "exit_code": record.exit_code,
+        "signal": _signal(record.signal),
+        "started_at": _rfc3339(record.started_at),
+        "finished_at": _rfc3339(record.finished_at),
+        "duration_ms": _milliseconds(record.duration),
+        "idempotency_key": record.key,
+        "lock": record.lock,
+        "lock_owner": record.owner if record.held else None,
+        "fencing_token": record.fence,
+        "lock_wait_ms": _milliseconds(record.lock_wait),
+        "queue_lag_ms": _milliseconds(lag),
+        "attempts": record.attempts,
+        "reason": record.reason,
+        "held_by": _holder(record.held_by),
+        "lease_lost": record.lease_lost,
+        "command": [_unicode(word) for word in record.argv],
+    }
+
+
+def _whole(
+    record: RunRecord,
+    attempts: tuple[AttemptRecord, ...],
+    output: tuple[bytes, bytes] | None,
+) -> dict[str, object]:
+    whole = _fields(record) | {
+        "command_exit_code": record.command_code,
+        "host": record.host,
+        "user": record.user,
+        "pid": record.pid,
+        "owner": record.owner,
+        "needs": [_unicode(key) for key in record.needs],
+        "job_path": list(record.path),
+        "enqueued_at": _rfc3339(record.enqueued_at),
+        "claim_lost": record.stale,
+        "attempts": [
+            {
+                "attempt": attempt.number,
+                "started_at": _rfc3339(attempt.started_at),
+                "duration_ms": _milliseconds(attempt.duration),
+                "result": attempt.result,
+                "exit_code": attempt.exit_code,
+                "signal": _signal(attempt.signal),
+                "reason": attempt.reason,
+            }
+            for attempt in attempts
+        ],
+        "stdout": None,
+        "stderr": None,
+    }
+    for stream, data in zip(("stdout", "stderr"), output or (), strict=False):
+        whole[stream] = data.decode("utf-8", "backslashreplace")
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            whole[f"{stream}_base64"] = base64.b64encode(data).decode()
+    return whole
+
+
+def _rfc3339(instant: int | None) -> str | None:
+    return None if instant is None else units.rfc3339(instant / 1e6)
+
+
+def _milliseconds(duration: int | None) -> float | None:
+    return None if duration is None else duration / 1000
+
+
+def _signal(number: int | None) -> str | None:
+    return None if number is None else units.signal_name(number)
+
+
+def _holder(holder: Holder | None) -> dict[str, object] | None:
+    if holder is None:
+        return None
+    since = None if holder.since is None else units.rfc3339(holder.since)
+    return {"owner": _unicode(holder.owner), "job_id": holder.job_id, "since": since}
+
+
+def _unicode(word: str) -> str:
+    r"""A word with bytes that were no UTF-8 written as ``\xff``."""
+    return word.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+# ---------------------------------------------------------------- for people
+
+
+def _print_runs(records: Iterator[RunRecord], none: str) -> None:
+    console = table.console()
+    first = True
+    for rows in table.chunks(_row(record) for record in records):
+        part = table.table(_COLUMNS, header=first)
+        for row in rows:
+            part.add_row(*row)
+        console.print(part)
+        first = False
+    if first:
+        console.print(none)
+
+
+def _row(record: RunRecord) -> tuple[str | Text, ...]:
+    return (
+        record.job_id[-_SHORT:],
+        table.local_time(record.started_at),
+        table.took(_duration(record)),
+        table.result_text(record.result),
+        _exit(record.exit_code, record.signal),
+        table.printable(record.job),
+    )
+
+
+def _duration(record: RunRecord) -> int | None:
+    if record.result == "running":
+        return int(time.time() * 1e6) - record.started_at
+    return record.duration
+
+
+def _exit(code: int | None, signum: int | None) -> str:
+    if signum is not None:
+        return units.signal_name(signum).removeprefix("SIG")
+    return "" if code is None else str(code)
+
+
+def _print_run(
+    record: RunRecord,
+    attempts: tuple[AttemptRecord, ...],
+    output: tuple[bytes, bytes] | None,
+) -> None:
+    console = table.console()
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, text in _facts(record):
+        facts.add_row(name, text)
+    console.print(facts)
+    if attempts:
+        console.print()
+        console.print(_attempt_table(attempts))
+    for stream, data in zip(("stdout", "stderr"), output or (), strict=False):
+        if data:
+            console.print()
+            console.print(Text(f"{stream} (the last {len(data)} bytes)", "bold"))
+            console.print(table.printable_lines(data).rstrip("\n"), soft_wrap=True)
+
+
+def _facts(record: RunRecord) -> Iterator[tuple[str, str | Text]]:
+    yield "run", record.job_id
+    yield "job", table.printable(record.job)
+    yield "result", table.result_text(record.result)
+    yield "command", table.printable(shlex.join(record.argv))
+    yield "started", table.local_time(record.started_at)
+    if record.finished_at is not None:
+        yield "finished", table.local_time(record.finished_at)
+    duration = _duration(record)
+    if duration is not None:
+        yield "took", units.format_duration(round(duration / 1e6, 3))
+    if record.exit_code is not None:
+        yield "exit code", str(record.exit_code)
+    if record.command_code not in (None, record.exit_code):
+        yield "COMMAND's", str(record.command_code)
+    if record.signal is not None:
+        yield "signal", units.signal_name(record.signal)
+    if record.lock_wait is not None:
+        yield "waited", units.format_duration(round(record.lock_wait / 1e6, 3))
+    if record.fence is not None:
+        yield "fence", str(record.fence)
+    if record.held_by is not None:
+        yield "held by", table.printable(record.held_by.owner)
+    if record.lease_lost:
+        yield "lease", "lost"
+    if record.stale:
+        yield "claim", "lost: another run had the key when this one ended"
+    for name, text in (("reason", record.reason), ("lock", record.lock), ("key", record.key)):
+        if text is not None:
+            yield name, table.printable(text)
+    for key in record.needs:
+        yield "needs", table.printable(key)
+    yield "by", table.printable(f"{record.user}, {record.owner}")
+
+
+def _attempt_table(attempts: tuple[AttemptRecord, ...]) -> Table:
+    made = table.table(_ATTEMPT_COLUMNS, header=True)
+    for attempt in attempts:
+        made.add_row(
+            str(attempt.number),
+            table.local_time(attempt.started_at),
+            table.took(attempt.duration),
+            table.result_text(attempt.result),
+            _exit(attempt.exit_code, attempt.signal),
+            table.printable(attempt.reason or ""),
+        )
+    return made
