@@ -142,11 +142,11 @@ def die_by(signum: int) -> int:
     """End by a signal, so that a shell sees it; as PID 1, which no signal ends, its 128 + N."""
     import signal
 
-    if signum == signal.SIGQUIT:
-        from guardrun.kernel import leave_no_core
+    from guardrun.kernel import leave_no_core
 
-        leave_no_core()
-    signal.signal(signum, signal.SIG_DFL)
+    leave_no_core()
+    if signum != signal.SIGKILL:  # whose disposition nobody may touch
+        signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signum])
     os.kill(os.getpid(), signum)
     return 128 + signum

@@ -43,6 +43,8 @@ class Command:
         self._held = Held()
         self._captured: Captured | None = None
         self._guard: Guard | None = None
+        self._at_large = False
+        """COMMAND has been started, and its end not been seen"""
 
     def execute(self, number: int, grant: Grant | None, claim: Claim | None) -> Execution:
         """Execute COMMAND once, to its end."""
@@ -69,7 +71,9 @@ class Command:
         output.sent()
         if _STDIN in stdio:
             os.close(stdio[_STDIN])
+        self._at_large = True
         execution = watching.watch(self._loop, self._guard, order, output, self._log, number, claim)
+        self._at_large = False
         self._captured = output.captured()
         return execution
 
@@ -96,6 +100,12 @@ class Command:
         return watching.pass_on(self._loop, replay_captured(Captured(stdout, stderr)))
 
     def dismiss(self) -> None:
-        """Leave alone what is left running, and end the processes that watched it."""
-        if self._guard is not None:
-            self._guard.dismiss()
+        """Leave alone what is left running, and end the processes that watched it.
+
+        When a fault of ours kept COMMAND's end from being seen, nothing of it is left running.
+        """
+        if self._guard is None:
+            return
+        if self._at_large:
+            self._guard.seize()
+        self._guard.dismiss()

@@ -59,8 +59,7 @@ HELP = {
     "here: ps shows it.",
     "record-wait": "How long a finished run tries to record its outcome before it goes to the "
     "spool.",
-    "on-ledger-down": "The ledger cannot be reached before COMMAND starts: exit 69, or run. Also "
-    "with --needs and --retry-budget the default is stop, else run.",
+    "on-ledger-down": "The ledger cannot be reached before COMMAND starts: exit 69, or run.",
     "enqueued-at": "When the work was due, RFC 3339 or seconds since 1970: gives queue_lag_ms.",
     "keep": "How long finished runs stay in the embedded ledger.",
     "log-to": "Where the log lines go. Where COMMAND's stdout is data, send them elsewhere.",

@@ -131,7 +131,11 @@ SECTIONS: tuple[tuple[str, tuple[Option, ...]], ...] = (
                 credential="guardrun.ledger-url",
             ),
             Option("record-wait", kinds.DURATION, default="30s"),
-            Option("on-ledger-down", kinds.one_of("stop", "run"), default="stop with a key"),
+            Option(
+                "on-ledger-down",
+                kinds.one_of("stop", "run"),
+                default="stop with --key, --needs or --retry-budget, else run",
+            ),
             Option("enqueued-at", kinds.INSTANT),
             Option("keep", kinds.KEEP, default="90d", where=FILE_ONLY),
         ),

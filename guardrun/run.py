@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
     from guardrun.command import Command
     from guardrun.ledger.spool import Spool
-    from guardrun.model import Captured, Grant, Holder, Plan, Run
+    from guardrun.model import Grant, Holder, Plan, Run
     from guardrun.ports import Ledger, Lock
     from guardrun.report.log import Log
+    from guardrun.supervisor.execute import Execution
     from guardrun.supervisor.loop import Loop
 
 _PROMPT = 1.0
@@ -40,8 +41,6 @@ class Ending(NamedTuple):
     reason: str | None = None
     die_by: int | None = None
     held_by: Holder | None = None
-    attempts: tuple[Attempt, ...] = ()
-    captured: Captured | None = None
 
 
 class Tools(NamedTuple):
@@ -70,6 +69,7 @@ def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
     tools.loop.deadline = begun + plan.exec.deadline
     tools.log.emit(events.run_started(me.started_at, me))
     held = Held()
+    attempts: list[Attempt] = []
     try:
         try:
             splay(plan, me, tools)
@@ -77,7 +77,7 @@ def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
             if ending is None:
                 held, ending = validate_key(plan, me, tools, held)
             if ending is None:
-                ending = execute(plan, me, tools, held)
+                ending = execute(plan, me, tools, held, attempts)
         except ToldToStop as told:
             ending = told_to_stop(told.signum)
         except DeadlineReached as reached:
@@ -86,10 +86,9 @@ def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
             ending = Ending("store_unavailable", down.exit_code, str(down))
         except GuardrunError as error:
             ending = Ending("failed", error.exit_code, str(error))
-        if ending.result != "success":
-            tools.command.show_held()
-        outcome = account(plan, me, held, ending, kernel.now() - begun)
+        outcome = account(plan, me, tools, held, attempts, ending, kernel.now() - begun)
         outcome = persist(plan, outcome, tools)
+        outcome = show_output(outcome, tools)
         tools.log.emit(events.run_finished(outcome))
     finally:
         release(tools)
@@ -158,10 +157,8 @@ def validate_key(plan: Plan, me: Run, tools: Tools, held: Held) -> tuple[Held, E
     due = asked + max(0.0, plan.wait - (held.waited or 0.0))
     try:
         while True:
-            if tools.spool is not None:
-                tools.spool.flush(ledger)
             answer = insist(
-                tools.loop, tools.rng, asked + patience, lambda: ledger.begin(me, plan.key)
+                tools.loop, tools.rng, asked + patience, lambda: claim(plan, me, tools, ledger)
             )
             if isinstance(answer, Claim):
                 return held._replace(claim=answer), None
@@ -176,6 +173,13 @@ def validate_key(plan: Plan, me: Run, tools: Tools, held: Held) -> tuple[Held, E
             raise
         return held, None
     return held, refused(plan, me, tools, answer, around)
+
+
+def claim(plan: Plan, me: Run, tools: Tools, ledger: Ledger) -> Claim | Refusal:
+    """Have the spool's outcomes recorded, then claim: what is in the spool decides as well."""
+    if tools.spool is not None:
+        tools.spool.flush(ledger)
+    return ledger.begin(me, plan.key)
 
 
 def await_end(ledger: Ledger, refusal: Refusal, tools: Tools, due: float) -> None:
@@ -212,61 +216,60 @@ def refused(plan: Plan, me: Run, tools: Tools, refusal: Refusal, around: bool) -
 # ---------------------------------------------------------------- 3. COMMAND
 
 
-def execute(plan: Plan, me: Run, tools: Tools, held: Held) -> Ending:
-    """Run COMMAND, and again as long as that is worth it, allowed, and in time."""
-    spec = plan.exec
-    loop, log = tools.loop, tools.log
-    attempts: list[Attempt] = []
+def execute(plan: Plan, me: Run, tools: Tools, held: Held, attempts: list[Attempt]) -> Ending:
+    """Run COMMAND, and again as long as that is worth it, allowed, and in time.
+
+    ``attempts`` grows by every execution, also when this ends by an exception.
+    """
+    spec, loop, log = plan.exec, tools.loop, tools.log
     delay: float | None = None
+    loop.check()
     while True:
         number = len(attempts) + 1
-        try:
-            loop.check()
-        except (ToldToStop, DeadlineReached) as stop:
-            return _cut_short(stop, attempts, None)
         execution = tools.command.execute(number, held.grant, held.claim)
         ended = execution.ended
         verdict = policy.judge(ended, spec)
         again = execution.told is None and policy.worth_retrying(ended, number, spec)
-        reason = verdict.reason
-        if again and not afford_retry(me, tools, plan, number):
-            again, reason = False, "the retry budget is used up"
-        attempts.append(
-            Attempt(
-                number,
-                execution.started_at,
-                execution.duration,
-                "retry" if again else verdict.result,
-                ended.exit_code,
-                ended.signal,
-                verdict.reason,
-            )
-        )
-        log.emit(events.attempt_finished(attempts[-1]))
+        attempts.append(attempt(number, execution, verdict))
+        try:
+            again = again and afford_retry(me, tools, plan, number)
+            if again:
+                attempts[-1] = attempts[-1]._replace(result="retry")
+        finally:
+            log.emit(events.attempt_finished(attempts[-1]))
         if execution.told is not None:
-            return told_to_stop(execution.told, attempts, tools.command.captured())
+            return told_to_stop(execution.told)
         if not again:
             if ended.orphans:
                 log.emit(events.orphans_left(time.time(), number, ended.orphans))
-            return Ending(
-                verdict.result,
-                _exit_code(ended.exit_code, ended.cause),
-                reason,
-                ended.signal if ended.cause is None else None,
-                attempts=tuple(attempts),
-                captured=tools.command.captured(),
-            )
-        try:
-            told = tools.command.sweep(ended)
-            if told is not None:
-                raise ToldToStop(told)
-            delay = policy.backoff_delay(spec.retry, number, delay, tools.rng)
-            log.emit(events.retry_scheduled(time.time(), number + 1, delay))
-            if kernel.now() + delay >= loop.deadline:
-                raise DeadlineReached("the next attempt would start after --deadline")
-            loop.pause((), kernel.now() + delay)
-        except (ToldToStop, DeadlineReached) as stop:
-            return _cut_short(stop, attempts, tools.command.captured())
+            code = _CAUSE_CODES.get(ended.cause or "", ended.exit_code or 0)
+            die_by = ended.signal if ended.cause is None else None
+            return Ending(verdict.result, code, verdict.reason, die_by)
+        told = tools.command.sweep(ended)
+        if told is not None:
+            return told_to_stop(told)
+        delay = policy.backoff_delay(spec.retry, number, delay, tools.rng)
+        log.emit(events.retry_scheduled(time.time(), number + 1, delay))
+        if kernel.now() + delay >= loop.deadline:
+            raise DeadlineReached("the next attempt would start after --deadline")
+        loop.pause((), kernel.now() + delay)
+
+
+_CAUSE_CODES = {"timeout": 124, "deadline": 124, "lease_lost": 74, "warden_lost": 70}
+
+
+def attempt(number: int, execution: Execution, verdict: policy.Verdict) -> Attempt:
+    """Put together what is recorded of one execution."""
+    ended = execution.ended
+    return Attempt(
+        number,
+        execution.started_at,
+        execution.duration,
+        verdict.result,
+        ended.exit_code,
+        ended.signal,
+        verdict.reason,
+    )
 
 
 def afford_retry(me: Run, tools: Tools, plan: Plan, number: int) -> bool:
@@ -286,58 +289,43 @@ def afford_retry(me: Run, tools: Tools, plan: Plan, number: int) -> bool:
     return left
 
 
-def told_to_stop(
-    signum: int, attempts: list[Attempt] | None = None, captured: Captured | None = None
-) -> Ending:
+def told_to_stop(signum: int) -> Ending:
     """A signal ended the run: guardrun will end by it too."""
-    reason = f"told to stop by {signal_name(signum)}"
-    return Ending(
-        "interrupted", 128 + signum, reason, signum, None, tuple(attempts or ()), captured
-    )
-
-
-def _cut_short(
-    stop: ToldToStop | DeadlineReached, attempts: list[Attempt], captured: Captured | None
-) -> Ending:
-    if isinstance(stop, ToldToStop):
-        return told_to_stop(stop.signum, attempts, captured)
-    return Ending("timeout", stop.exit_code, str(stop), attempts=tuple(attempts), captured=captured)
-
-
-_CAUSE_CODES = {"timeout": 124, "deadline": 124, "lease_lost": 74, "warden_lost": 70}
-
-
-def _exit_code(command_code: int | None, cause: str | None) -> int:
-    if cause in _CAUSE_CODES:
-        return _CAUSE_CODES[cause]
-    return command_code or 0
+    return Ending("interrupted", 128 + signum, f"told to stop by {signal_name(signum)}", signum)
 
 
 # ---------------------------------------------------------------- 4. the outcome
 
 
-def account(plan: Plan, me: Run, held: Held, ending: Ending, duration: float) -> Outcome:
+def account(
+    plan: Plan,
+    me: Run,
+    tools: Tools,
+    held: Held,
+    attempts: list[Attempt],
+    ending: Ending,
+    duration: float,
+) -> Outcome:
     """Put together what is recorded, logged, and turned into an exit code."""
-    last = ending.attempts[-1] if ending.attempts else None
-    code = ending.exit_code if ending.die_by is None else 128 + ending.die_by
+    last = attempts[-1] if attempts else None
     return Outcome(
         run=me,
         result=ending.result,
-        exit_code=code,
+        exit_code=ending.exit_code if ending.die_by is None else 128 + ending.die_by,
         finished_at=time.time(),
         duration=duration,
         die_by=ending.die_by,
         signal=last.signal if last else None,
         command_code=last.exit_code if last else None,
         reason=ending.reason,
-        attempts=ending.attempts,
+        attempts=tuple(attempts),
         claim=held.claim,
         held=held.grant is not None,
         fence=held.grant.fence if held.grant else None,
         held_by=ending.held_by,
         lock_wait=held.waited,
         key_ttl=plan.key.ttl,
-        captured=ending.captured,
+        captured=tools.command.captured(),
     )
 
 
@@ -369,6 +357,14 @@ def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:
         whole = to_json(outcome)
         tools.log.emit(events.outcome_unsaved(time.time(), f"{problem}; spool: {error}", whole))
     return outcome
+
+
+def show_output(outcome: Outcome, tools: Tools) -> Outcome:
+    """Show what ``--output on-failure`` held back, when the run was no success."""
+    if outcome.result == "success":
+        return outcome
+    told = tools.command.show_held()
+    return outcome if told is None else outcome._replace(die_by=told, exit_code=128 + told)
 
 
 # ---------------------------------------------------------------- 6. release

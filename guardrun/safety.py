@@ -12,9 +12,10 @@ import stat
 
 from guardrun.errors import UnsafePath
 
-_NETWORK = frozenset(
-    "nfs nfs4 cifs smb3 smbfs 9p ceph lustre gpfs afs ncpfs ocfs2 gfs2 beegfs fuse.sshfs "
-    "fuse.glusterfs fuse.ceph fuse.s3fs fuse.rclone fuse.davfs".split()
+_NETWORK = (
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "lustre", "gpfs", "afs", "ncpfs"),
+    *("ocfs2", "gfs2", "beegfs", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs"),
+    *("fuse.rclone", "fuse.davfs"),
 )
 
 

@@ -296,24 +296,28 @@ def stopped(pid: int) -> bool:
     return status(pid).get("State", "").startswith("T")
 
 
+def takes_signals(pid: int) -> bool:
+    """Whether a guardrun has got so far that it reads its signals itself."""
+    return has_signal(status(pid).get("SigBlk", "0"), signal.SIGTERM)
+
+
 def waits(pid: int) -> bool:
-    """Whether a guardrun has taken charge of its signals and has come to rest."""
+    """Whether a guardrun reads its signals itself, and has come to rest."""
 
     def asleep() -> tuple[str, ...] | None:
         now = status(pid)
         if not now.get("State", "").startswith("S"):
             return None
-        switches = (now["voluntary_ctxt_switches"], now["nonvoluntary_ctxt_switches"])
-        return switches if has_signal(now["SigBlk"], signal.SIGTERM) else None
+        return now["voluntary_ctxt_switches"], now["nonvoluntary_ctxt_switches"]
 
     before = asleep()
-    if before is None:
+    if before is None or not takes_signals(pid):
         return False
-    time.sleep(0.03)
+    time.sleep(0.03)  # rest is that nothing happens for a while
     return asleep() == before
 
 
-_LISTENER = """
+_LISTENER = r"""
 import os, signal, sys
 every = signal.valid_signals() - {signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 signal.pthread_sigmask(signal.SIG_BLOCK, every)

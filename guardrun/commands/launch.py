@@ -24,20 +24,35 @@ def launch(name: str, target: str, words: Sequence[str]) -> int:
     command = copy.copy(load(target))
     command.params = [*command.params, *_common()]
     try:
-        with command.make_context(f"guardrun {name}", list(words)) as context:
-            context.obj = config.ledger_spec(
-                context.params.pop("ledger_url"), context.params.pop("config"), os.environ
-            )
-            result = command.invoke(context)
-    except click.exceptions.Exit as ending:
-        result = ending.exit_code
+        return _call(command, f"guardrun {name}", words)
     except click.Abort:
         raise ToldToStop(signal.SIGINT) from None
     except click.UsageError as error:
         raise UsageError(_sentence(error)) from None
     except click.ClickException as error:
         raise GuardrunError(_sentence(error)) from None
-    _flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # The interpreter flushes stdout once more at its end, and must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise GuardrunError(
+            f"cannot write {error.filename or 'to stdout'}: {error.strerror}"
+        ) from None
+
+
+def _call(command: click.Command, name: str, words: Sequence[str]) -> int:
+    result: object
+    try:
+        with command.make_context(name, list(words)) as context:
+            context.obj = config.ledger_spec(
+                context.params.pop("ledger_url"), context.params.pop("config"), os.environ
+            )
+            result = command.invoke(context)
+    except click.exceptions.Exit as ending:
+        result = ending.exit_code
+    if sys.stdout is not None:  # None: closed when we started
+        sys.stdout.flush()
     return result if isinstance(result, int) else 0
 
 
@@ -46,20 +61,6 @@ def load(target: str) -> click.Command:
     module, _, attribute = target.partition(":")
     command: click.Command = getattr(importlib.import_module(module), attribute)
     return command
-
-
-def _flush() -> None:
-    """Write out what is buffered while an error can still be told."""
-    if sys.stdout is None:  # closed when we started
-        return
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        # The interpreter flushes once more at its end, and must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise GuardrunError(f"cannot write to stdout: {error.strerror}") from None
 
 
 def _common() -> list[click.Option]:

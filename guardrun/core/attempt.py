@@ -1,4 +1,4 @@
-"""One execution of COMMAND as a table: phase × event → next phase and what to do.
+"""One execution of COMMAND as a table: phase and event → next phase and what to do.
 
 Everything that decides when COMMAND is told to stop, when it is killed and when it is over
 stands in this file; the warden feeds it what it sees and does what it says. No clock, no I/O.
@@ -69,7 +69,7 @@ _STOP = {
 
 
 def step(state: State, event: str) -> tuple[State, str]:
-    """Say what follows from ``event``, which may be one of ``CAUSES``: the next state and the action.
+    """Say what follows from ``event`` or one of ``CAUSES``: the next state, and the action.
 
     A second reason to stop sends no second signal; the weightier of the two is kept.
     """

@@ -16,9 +16,9 @@ import stat
 import time
 
 from guardrun import kernel, safety
+from guardrun.blocking import BlockedChild
 from guardrun.errors import ConfigError, UnsafePath
 from guardrun.locks import sidecar
-from guardrun.blocking import BlockedChild
 from guardrun.model import Busy, Grant, Holder
 
 TYPE_CHECKING = False
@@ -58,7 +58,7 @@ class FileLock:
         self._waiter = waiter
         self._fd = -1
 
-    def acquire(self, run: Run, due: float) -> Grant | Busy:
+    def acquire(self, run: Run, due: float) -> Grant | Busy:  # noqa: ARG002  (the port's)
         """Take the lock, waiting in the kernel's queue until ``due``. Raises UnsafePath."""
         while True:
             self._fd = self._open()

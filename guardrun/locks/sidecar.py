@@ -15,9 +15,14 @@ costs the start of every run 8 ms.
 from __future__ import annotations
 
 import os
+from types import MappingProxyType
 
 from guardrun.lean import NamedTuple
 from guardrun.model import Holder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Hold(NamedTuple):
@@ -40,8 +45,8 @@ class Sidecar(NamedTuple):
     slots: int = 0
     """0: nobody has said so far"""
     fence: int = 0
-    holders: dict[int, Holder] = {}
-    holds: dict[int, Hold] = {}
+    holders: Mapping[int, Holder] = MappingProxyType({})
+    holds: Mapping[int, Hold] = MappingProxyType({})
 
 
 def read(fd: int, lock: str) -> Sidecar:

@@ -84,6 +84,9 @@ def watch(
         for fd in ready:
             output.ready(fd)
         now = kernel.now()
+        if word != ():
+            # While it has something to say it is alive: we may have been stopped meanwhile.
+            nudge, last = max(nudge, now + _NUDGE), max(last, now + _LATE)
         match word:
             case None:
                 guard.seize()

@@ -7,6 +7,7 @@ import select
 import signal
 
 from guardrun import channel, kernel
+from guardrun.errors import GuardrunError
 from guardrun.warden import backstop, tree
 
 TYPE_CHECKING = False
@@ -19,8 +20,11 @@ class Guard:
 
     def __init__(self, group: int | None, mask: frozenset[int]) -> None:
         self._strangers = frozenset(tree.children())
-        kernel.become_subreaper()
-        self._warden, self._backstop = backstop.start(group, mask)
+        try:
+            kernel.become_subreaper()
+            self._warden, self._backstop = backstop.start(group, mask)
+        except OSError as error:
+            raise GuardrunError(f"the warden cannot be started: {error.strerror}") from None
         self._pidfd = -1
         self._open = True
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from guardrun.report.log import Log
 
 NEVER = float("inf")
+_LONG = 0.05
+"""s"""
 
 STOP = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 """told to stop; with a terminal SIGHUP as well"""
@@ -112,6 +114,8 @@ class Loop:
         Returns the readable ones. Raises ToldToStop and DeadlineReached.
         """
         limit = min(due, self.deadline)
+        if limit - kernel.now() > _LONG:
+            self._log.open()  # what it imports costs nobody anything while we wait
         interests = [(fd, select.POLLIN) for fd in fds]
         while True:
             ready, signals = self.wait(interests, limit)

@@ -53,6 +53,8 @@ def _stand_by(
             os.setpgid(0, 0)
             Warden(theirs, supervisor, group, mask).serve()
             status = 0
+        except Exception as error:
+            os.write(2, f"guardrun: the warden failed: {error!r}\n".encode())
         finally:
             os._exit(status)
     theirs.close()

@@ -203,9 +203,13 @@ class Warden:
             self._main = self._group = None
             orphans = len(tree.living())
         self._limits = ()
+        if self._state.cause in _LIMITS:
+            # Ctrl-Z or SIGTTIN may have stopped the supervisor together with COMMAND.
+            signal.pidfd_send_signal(self._supervisor, signal.SIGCONT)
         self._channel.send(channel.Over(self._status, self._state.cause, orphans, kernel.now()))
 
 
+_LIMITS = frozenset({"timeout", "deadline", "lease_lost"})
 _JOB_CONTROL = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT})
 
 

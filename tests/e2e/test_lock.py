@@ -146,9 +146,8 @@ def test_command_and_log_know_lock_owner_and_token(host: Host) -> None:
 
 def test_without_a_lock_command_hears_of_none(host: Host) -> None:
     """COMMAND without a lock has no lock variables, not even those of a guardrun around it."""
-    result = host.run(
-        "--lock", "outer", "--", "python3", "-m", "guardrun", "--log-to", "stderr", "--", "env",
-    )  # fmt: skip
+    inner = [*GUARDRUN, "--log-to", "stderr", "--", "env"]
+    result = host.run("--lock", "outer", "--", *inner)
     names = {line.partition(b"=")[0] for line in result.stdout.splitlines()}
     assert b"GUARDRUN_JOB_ID" in names
     assert not {b"GUARDRUN_LOCK", b"GUARDRUN_LOCK_OWNER", b"GUARDRUN_FENCING_TOKEN"} & names

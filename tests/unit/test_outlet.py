@@ -194,5 +194,3 @@ def test_only_the_terminal_is_for_people(keep: Keep) -> None:
     assert [outlet.is_terminal() for outlet in kinds.values()] == [False, True, False]
     for outlet in kinds.values():
         outlet.close()
-
-

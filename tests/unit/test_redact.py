@@ -169,11 +169,12 @@ def test_every_name_has_a_hint() -> None:
         assert redact._has_hint(name), name
 
 
-def test_endless_words() -> None:
-    """A megabyte of anything is worked off, not pondered."""
-    for piece in ("a://", "password=", "--token ", '"', "://u:p", "password='", "x-token: "):
-        text = piece * (100_000 // len(piece))
-        assert redact_text(text, ()) is not None
+@pytest.mark.parametrize(
+    "piece", ["a://", "password=", "--token ", '"', "://u:p", "password='", "x-token: ", "token "]
+)
+def test_endless_words(piece: str) -> None:
+    """What stands before a secret, however long and odd, neither hides it from us nor stops us."""
+    assert "Ж" not in redact_text(piece * 10_000 + " --secret Ж", ())
 
 
 # ---------------------------------------------------------------- properties

@@ -164,7 +164,11 @@ def test_a_blocked_pipe_does_not_delay_the_end() -> None:
 def test_a_slow_reader_gets_the_rest_at_the_end() -> None:
     """Closing goes on as long as somebody reads."""
     read, write = os.pipe()
-    code = "import os, time\nwhile d := os.read(0, 4096): os.write(1, d); time.sleep(0.0005)"
+    code = (
+        "import os, time\nall = b''\n"
+        "while d := os.read(0, 4096): all += d; time.sleep(0.0005)\n"
+        "open(1, 'wb').write(all)"
+    )
     reader = subprocess.Popen([sys.executable, "-c", code], stdin=read, stdout=subprocess.PIPE)
     os.close(read)
     sink = Sink(open_outlet(write), notice)
@@ -184,8 +188,8 @@ outlet = open_file(sys.argv[2]) if len(sys.argv) > 2 else open_outlet(1)
 sink = Sink(outlet, lambda dropped: b'{"dropped": %d}\\n' % dropped)
 sys.stdin.read()
 for number in range(200):
-    text = chr(97 + number % 26) * (number * 37 % 4000)
-    sink.write(b'{"who": %s, "n": %d, "t": "%s"}\\n' % (sys.argv[1].encode(), number, text.encode()))
+    text = bytes((97 + number % 26,)) * (number * 37 % 4000)
+    sink.write(b'{"who": %d, "n": %d, "t": "%s"}\\n' % (int(sys.argv[1]), number, text))
     while sink.interests():
         import select
         poll = select.poll()
