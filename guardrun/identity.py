@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import time
 
 from guardrun import template
 from guardrun.core import redact
+from guardrun.digest import sha256
 from guardrun.model import Run
 
 TYPE_CHECKING = False
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from guardrun.model import Claim, Grant, Plan
+    from guardrun.ports import Waiter
+    from guardrun.supervisor.stdin import Stdin
 
 
 def new_job_id(now: float) -> str:
@@ -31,10 +36,11 @@ def new_job_id(now: float) -> str:
     )
 
 
-def identify(plan: Plan, stdin: bytes | None, environ: Mapping[str, str]) -> Run:
-    """Give a run its identity; resolves every template, once. Raises ConfigError."""
-    import hashlib
+def identify(plan: Plan, stdin: Stdin | None, environ: Mapping[str, str], waiter: Waiter) -> Run:
+    """Give a run its identity; resolves every template, once.
 
+    Raises ConfigError, and what ``waiter`` raises while a large file is hashed.
+    """
     now = time.time()
     argv = plan.exec.argv
     host = os.uname().nodename
@@ -45,8 +51,8 @@ def identify(plan: Plan, stdin: bytes | None, environ: Mapping[str, str]) -> Run
         env=environ,
         argv=argv,
         now=now if plan.enqueued_at is None else plan.enqueued_at,
-        file_sha256=_file_sha256,
-        stdin=stdin,
+        file_sha256=lambda path: _file_sha256(path, waiter),
+        stdin=stdin.bytes() if stdin and _reads_stdin(plan) else None,
     )
 
     def named(text: str | None) -> str | None:
@@ -62,7 +68,7 @@ def identify(plan: Plan, stdin: bytes | None, environ: Mapping[str, str]) -> Run
         user=lookup.user,
         pid=os.getpid(),
         argv=redact.redact_argv(argv, plan.report.redact),
-        fingerprint=hashlib.sha256(b"\0".join(map(os.fsencode, argv))).hexdigest(),
+        fingerprint=sha256(b"\0".join(map(os.fsencode, argv))).hexdigest(),
         started_at=now,
         path=tuple(environ.get("GUARDRUN_JOB_PATH", "").split()),
         lock=(named(lock.name) or lock.file) if lock else None,
@@ -70,6 +76,11 @@ def identify(plan: Plan, stdin: bytes | None, environ: Mapping[str, str]) -> Run
         needs=tuple(template.resolve(text, lookup) for text in plan.key.needs),
         enqueued_at=plan.enqueued_at,
     )
+
+
+def _reads_stdin(plan: Plan) -> bool:
+    texts = (plan.lock and plan.lock.name, plan.key.key, *plan.key.needs)
+    return any(text is not None and template.needs_stdin(text) for text in texts)
 
 
 def user_name() -> str:
@@ -82,11 +93,16 @@ def user_name() -> str:
         return str(os.geteuid())
 
 
-def _file_sha256(path: str) -> str:
-    import hashlib
-
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _file_sha256(path: str, waiter: Waiter) -> str:
+    digest = sha256()
+    # O_NONBLOCK: a FIFO that nobody writes to must not hang us.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        while data := file.read(1 << 20):
+            digest.update(data)
+            waiter.check()
+    return digest.hexdigest()
 
 
 def environment(

@@ -74,3 +74,6 @@ class Waiter(Protocol):
 
         Returns the readable ones. Raises ``ToldToStop`` and ``DeadlineReached``.
         """
+
+    def check(self) -> None:
+        """Raise what ``pause`` would raise now; don't wait."""

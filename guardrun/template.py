@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from guardrun import units
+from guardrun.digest import sha256
 from guardrun.errors import ConfigError
 from guardrun.lean import NamedTuple
 
@@ -338,9 +339,7 @@ def _item(item: Item | None, path: str) -> str:
 
 
 def _sha256(data: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()
+    return sha256(data).hexdigest()
 
 
 def _date(now: float, pattern: str, zone: str) -> str:

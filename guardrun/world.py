@@ -33,7 +33,7 @@ def perform(plan: Plan) -> int:
         from guardrun.supervisor.stdin import Stdin
 
         stdin = Stdin(loop, plan.exec.stdin_max)
-    me = identity.identify(plan, stdin.bytes() if stdin else None, os.environ)
+    me = identity.identify(plan, stdin, os.environ, loop)
     log = journal.bind(job_id=me.job_id, job=me.job)
     rng = _rng()
     ledger, spool = _ledger(plan)

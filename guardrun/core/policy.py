@@ -5,6 +5,7 @@ Pure: random numbers come in as an argument.
 
 from __future__ import annotations
 
+from guardrun.digest import sha256
 from guardrun.lean import NamedTuple
 from guardrun.units import format_duration, signal_name
 
@@ -96,9 +97,7 @@ def splay_delay(job: str, host: str, splay: float) -> float:
 
     Always the same for one job on one host, evenly spread over hosts and jobs: SHA-256 of both.
     """
-    import hashlib
-
     name = f"{host}\0{job}".encode("utf-8", "surrogatepass")
-    drawn = int.from_bytes(hashlib.sha256(name).digest()[:8], "big")
+    drawn = int.from_bytes(sha256(name).digest()[:8], "big")
     # 53 bits, a float's own: 64 could round up to exactly 1
     return splay * ((drawn >> 11) / (1 << 53))

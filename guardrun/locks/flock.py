@@ -17,6 +17,7 @@ import time
 
 from guardrun import kernel, safety
 from guardrun.blocking import BlockedChild
+from guardrun.digest import sha256
 from guardrun.errors import ConfigError, UnsafePath
 from guardrun.locks import sidecar
 from guardrun.model import Busy, Grant, Holder
@@ -168,13 +169,11 @@ class HostLock:
     """
 
     def __init__(self, spec: LockSpec, name: str, waiter: Waiter, rng: random.Random) -> None:
-        import hashlib
-
         self._name = name
         self._spec = spec
         self._waiter = waiter
         self._rng = rng
-        self._file = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+        self._file = sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
         self._operation = fcntl.LOCK_SH if spec.shared else fcntl.LOCK_EX
         self._mode = "s" if spec.shared else "x"
         self._directory = -1

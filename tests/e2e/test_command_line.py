@@ -16,19 +16,10 @@ from guardrun import __version__
 from guardrun.options import FILE_ONLY, OPTIONS
 
 # What a short run must not wait for.
-_SLOW = [
-    "click",
-    "rich",
-    "structlog",
-    "typing",
-    "re",
-    "json",
-    "dataclasses",
-    "tomllib",
-    "difflib",
-    "argparse",
-    "subprocess",
-]
+_SLOW = {
+    *("click", "rich", "structlog", "typing", "re", "json", "dataclasses"),
+    *("tomllib", "difflib", "argparse", "subprocess"),
+}
 
 
 def dry_run(host: Host, *words: str | bytes, **options: Any) -> dict[str, Any]:
@@ -180,14 +171,24 @@ def test_a_subcommand_takes_the_ledger_of_its_options(host: Host) -> None:
 
 
 def test_closed_descriptors_are_not_taken_by_our_own_files(host: Host) -> None:
-    """With 0, 1 and 2 closed, the ledger must not become stderr."""
-    script = '"$@" <&- >&- 2>&-'
-    for words in (["--lock=a", "--key=b", "--", "true"], ["--bogus"]):
-        code = subprocess.run(
-            ["sh", "-c", script, "sh", *GUARDRUN, *words], env=host.environment(), cwd=host.root
-        ).returncode
-        assert code == (64 if words == ["--bogus"] else 0)
-    assert [row["result"] for row in host.rows()] == ["success"]
+    """With 0, 1 and 2 closed, no ledger or lock becomes stderr, and COMMAND finds them closed."""
+    look = write_script(
+        host.root / "look",
+        "#!/bin/sh\n"
+        "pid=${GUARDRUN_LOCK_OWNER#*:} pid=${pid%%:*}\n"
+        "for n in 0 1 2; do readlink /proc/$pid/fd/$n >>ours; done\n"
+        "test -e /proc/$$/fd/0 || test -e /proc/$$/fd/2 || touch closed\n",
+    )
+    words = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *GUARDRUN, "--lock=a", "--", str(look)]
+    subprocess.run(words, env=host.environment(), cwd=host.root, check=True)
+    assert (host.root / "ours").read_text() == "/dev/null\n" * 3
+    assert (host.root / "closed").exists()
+
+
+def test_a_closed_stderr_changes_no_exit_code(host: Host) -> None:
+    """A line that nobody can read is not missed."""
+    words = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *GUARDRUN, "--bogus"]
+    assert subprocess.run(words, env=host.environment(), check=False).returncode == 64
 
 
 def test_a_plan_is_made_without_anything_slow() -> None:
@@ -196,8 +197,9 @@ def test_a_plan_is_made_without_anything_slow() -> None:
         "import sys; before = set(sys.modules)\n"
         "from guardrun import cli, config, options\n"
         "words = ['--lock', '{job}', '--key', '{date}', '-w5', '--retries=3', '--', 'true']\n"
-        "config.settle(options.parse(words), {'GUARDRUN_STATE_DIR': '/x', 'XDG_CONFIG_HOME': '/x'})\n"
-        f"print(*sorted((set(sys.modules) - before) & set({_SLOW!r})))\n"
+        "environ = {'GUARDRUN_STATE_DIR': '/x', 'XDG_CONFIG_HOME': '/x'}\n"
+        "config.settle(options.parse(words), environ)\n"
+        f"print(*sorted((set(sys.modules) - before) & {_SLOW!r}))\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert result.stdout.decode().split() == []

@@ -20,13 +20,15 @@ LIMIT = 30.0 + RACERS
 """s; all racers together"""
 
 
+def racer(host: Host, *words: str, act: str = "") -> subprocess.Popen[bytes]:
+    """Start one run, without a log, and with nothing to be read from it."""
+    nothing = subprocess.DEVNULL
+    return host.start("--log-to", "none", *words, env={"ACT": act}, stdout=nothing, stderr=nothing)
+
+
 def race(host: Host, number: int, *words: str) -> list[int]:
-    """Start so many runs at once, without a log, and return their exit codes."""
-    racers = [
-        host.start("--log-to", "none", *words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(number)
-    ]
-    return codes(racers)
+    """Start so many runs at once, and return their exit codes."""
+    return codes([racer(host, *words) for _ in range(number)])
 
 
 def codes(racers: Sequence[subprocess.Popen[bytes]]) -> list[int]:
@@ -91,10 +93,7 @@ def test_readers_and_writers(host: Host) -> None:
     script = "#!/bin/sh\necho $1+ >>edges\nexpr 1 + 1 >/dev/null\necho $1- >>edges\n"
     work = str(write_script(host.root / "work", script))
     racers = [
-        host.start(
-            *("--log-to", "none", "--lock", "a", "-w", "forever", flag, "--", work, kind),
-            stdout=subprocess.DEVNULL,
-        )
+        racer(host, "--lock", "a", "-w", "forever", flag, "--", work, kind)
         for _ in range(RACERS // 3)
         for flag, kind in (("-s", "r"), ("-s", "r"), ("-x", "w"))
     ]
@@ -132,12 +131,7 @@ def test_one_key_and_patience(host: Host) -> None:
 
 def test_many_keys_at_once(host: Host) -> None:
     """Runs with keys of their own, all starting at once on a ledger that is not there yet."""
-    racers = [
-        host.start(
-            *("--log-to", "none", "--key", f"k{number}", "--", host.job), stdout=subprocess.DEVNULL
-        )
-        for number in range(RACERS)
-    ]
+    racers = [racer(host, "--key", f"k{number}", "--", host.job) for number in range(RACERS)]
     assert codes(racers) == [0] * RACERS
     assert len(set(host.executions())) == RACERS
     assert results(host) == {"success": RACERS}
@@ -146,9 +140,6 @@ def test_many_keys_at_once(host: Host) -> None:
 def test_a_budget_is_shared_by_all(host: Host) -> None:
     """`--retry-budget` over many failing runs at once: not one retry more than it allows."""
     words = ("--retries", "2", "--backoff", "1ms", "--retry-budget", "5/1h", "--", host.job)
-    racers = [
-        host.start("--log-to", "none", *words, env={"ACT": "exit 1"}, stdout=subprocess.DEVNULL)
-        for _ in range(RACERS // 2)
-    ]
+    racers = [racer(host, *words, act="exit 1") for _ in range(RACERS // 2)]
     assert codes(racers) == [1] * (RACERS // 2)
     assert len(host.executions()) == RACERS // 2 + 5
