@@ -42,6 +42,8 @@ class Spool:
         Raises ``OSError``, or ``StoreUnavailable`` when the spool is full.
         """
         self._make()
+        if outcome.claim is not None:
+            outcome = outcome._replace(claim=outcome.claim._replace(fds=()))
         small = outcome._replace(captured=None)
         try:
             self._write(outcome)
@@ -73,32 +75,30 @@ class Spool:
             pass
 
     def flush(self, ledger: Ledger) -> tuple[int, int]:
-        """Replay what waits, oldest first, as long as the ledger takes it: (done, left).
+        """Replay what waits, oldest first: (done, left); left is what only a newer version reads.
 
-        A damaged file is renamed to ``….bad``. Raises ``StoreUnavailable`` when the spool itself
-        cannot be read; a ledger that is down is not an error.
+        A damaged file is renamed to ``….bad``. Raises ``StoreUnavailable`` when the ledger takes
+        no more, or the spool cannot be read: whoever is about to claim a key must not go on then,
+        its success may be among what is left.
         """
         entries = self.entries()
-        done = 0
+        done = newer = 0
         for path in entries:
             try:
-                outcome = self.load(path)
+                ledger.finish(self.load(path))
             except FileNotFoundError:
-                continue
+                continue  # another process was faster
             except StoreOutdated:
+                newer += 1
                 continue
-            except ValueError:
+            except (ValueError, OverflowError):
                 _rename(path, path.removesuffix(".json") + ".bad")
                 continue
             except OSError as error:
                 raise self._unreadable(error) from error
-            try:
-                ledger.finish(outcome)
-            except StoreUnavailable:
-                break
             self.remove(path)
             done += 1
-        return done, len(self.entries()) if entries else 0
+        return done, newer
 
     def _paths(self, suffix: str) -> tuple[str, ...]:
         try:

@@ -31,7 +31,7 @@ class Log:
     """Takes the events of a run and adds what is constant about it; immutable, as is structlog's.
 
     Until ``open`` is called events only wait, with their own timestamps, because turning them into
-    lines imports structlog: 20 ms that COMMAND's start need not pay. With nothing to show (no
+    lines imports structlog: 20 to 40 ms that COMMAND's start need not pay. With nothing to show (no
     destination, all below the level, or ``quiet`` and nothing wrong) it is never imported.
     """
 

@@ -81,11 +81,12 @@ UPDATE runs SET stale = 1 WHERE job_id = :job_id;
 SELECT stale FROM runs WHERE job_id = :job_id;
 
 -- name: attempt
-INSERT INTO attempts (job_id, number, started_at, duration_us, result, exit_code, signal, reason)
+-- What a file of the spool may repeat must not stop those behind it.
+INSERT OR IGNORE INTO attempts (job_id, number, started_at, duration_us, result, exit_code, signal, reason)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: output
-INSERT INTO outputs (job_id, stdout, stderr) VALUES (?, ?, ?);
+INSERT OR IGNORE INTO outputs (job_id, stdout, stderr) VALUES (?, ?, ?);
 
 -- name: stored_output
 SELECT outputs.stdout, outputs.stderr

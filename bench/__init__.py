@@ -1,0 +1,1 @@
+"""The benchmark: one table of medians and ratios. See README.md in this directory."""
