@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import select
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from guardrun import units
+from guardrun import kernel, units
 from guardrun.core.redact import redact_url
 from guardrun.identity import identify
 from guardrun.model import FOREVER, Budget, Codes, ExecSpec, KeySpec, LockSpec, Plan, Run
@@ -26,10 +27,22 @@ def render(plan: Plan, config_file: str | None, environ: Mapping[str, str]) -> s
     Raises ``ConfigError`` for a template that has no value.
     """
     without_stdin = _without_stdin(plan)
-    run = identify(without_stdin, None, environ)
+    run = identify(without_stdin, None, environ, None)
     notes = [] if without_stdin == plan else [_STDIN_NOTE]
     described = _printable(describe(plan, run, config_file, notes))
     return json.dumps(described, indent=2 if os.isatty(1) else None, ensure_ascii=False) + "\n"
+
+
+class _Undisturbed:
+    """A ``Waiter`` without signals or deadline: a dry run leaves signals to the kernel."""
+
+    def pause(self, fds: Sequence[int], due: float) -> Collection[int]:
+        """Wait until one of ``fds`` is readable or ``due`` has come."""
+        left = None if due == FOREVER else max(0.0, due - kernel.now())
+        return select.select(fds, (), (), left)[0]
+
+    def check(self) -> None:
+        """Go on."""
 
 
 def describe(plan: Plan, run: Run, config_file: str | None, notes: list[str]) -> dict[str, Any]:

@@ -36,10 +36,12 @@ def new_job_id(now: float) -> str:
     )
 
 
-def identify(plan: Plan, stdin: Stdin | None, environ: Mapping[str, str], waiter: Waiter) -> Run:
+def identify(
+    plan: Plan, stdin: Stdin | None, environ: Mapping[str, str], waiter: Waiter | None
+) -> Run:
     """Give a run its identity; resolves every template, once.
 
-    Raises ConfigError, and what ``waiter`` raises while a large file is hashed.
+    Raises ConfigError, and what ``waiter``, if there is one, raises while a file is hashed.
     """
     now = time.time()
     argv = plan.exec.argv
@@ -93,7 +95,7 @@ def user_name() -> str:
         return str(os.geteuid())
 
 
-def _file_sha256(path: str, waiter: Waiter) -> str:
+def _file_sha256(path: str, waiter: Waiter | None) -> str:
     digest = sha256()
     # O_NONBLOCK: a FIFO that nobody writes to must not hang us.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -101,7 +103,8 @@ def _file_sha256(path: str, waiter: Waiter) -> str:
             raise OSError(errno.EINVAL, "it is not a regular file")
         while data := file.read(1 << 20):
             digest.update(data)
-            waiter.check()
+            if waiter:
+                waiter.check()
     return digest.hexdigest()
 
 
@@ -110,6 +113,7 @@ def environment(
 ) -> dict[str, str | None]:
     """Make the variables that COMMAND gets, and unset those of a guardrun around this one."""
     return {
+        **_coerced_locale(),
         "GUARDRUN_JOB_ID": run.job_id,
         "GUARDRUN_JOB": run.job,
         "GUARDRUN_IDEMPOTENCY_KEY": run.key,
@@ -120,3 +124,17 @@ def environment(
         "GUARDRUN_CLAIM_TOKEN": claim.token if claim else None,
         "GUARDRUN_JOB_PATH": " ".join((*run.path, run.job_id)),
     }
+
+
+def _coerced_locale() -> dict[str, str | None]:
+    """Undo what CPython did to the environment: in the C locale it sets LC_CTYPE (PEP 538)."""
+    if "LC_CTYPE" not in os.environ:
+        return {}
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            words = file.read().split(b"\0")
+    except OSError:
+        return {}
+    before = (word.partition(b"=") for word in words)
+    values = [os.fsdecode(value) for name, _, value in before if name == b"LC_CTYPE"]
+    return {"LC_CTYPE": values[0] if values else None}

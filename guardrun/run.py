@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from guardrun.supervisor.execute import Execution
     from guardrun.supervisor.loop import Loop
 
+_TOLD = 0.5
+"""s that a run which was told to stop tries to record its outcome before it goes to the spool"""
 _PROMPT = 1.0
 """s that a run which can do without the ledger waits for it before COMMAND starts"""
 
@@ -338,6 +340,8 @@ def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:
     due = kernel.now() + plan.ledger.record_wait
     if outcome.result == "store_unavailable":
         due = kernel.now()  # --store-wait has been spent on it
+    elif outcome.die_by is not None and outcome.result == "interrupted":
+        due = min(due, kernel.now() + _TOLD)  # whoever told us to stop waits for it
     try:
         if insist(tools.loop, tools.rng, due, lambda: ledger.finish(outcome)):
             return outcome

@@ -85,17 +85,22 @@ class Spool:
         done = newer = 0
         for path in entries:
             try:
-                ledger.finish(self.load(path))
+                outcome = self.load(path)
             except FileNotFoundError:
                 continue  # another process was faster
             except StoreOutdated:
                 newer += 1
                 continue
-            except (ValueError, OverflowError):
-                _rename(path, path.removesuffix(".json") + ".bad")
+            except ValueError:
+                _set_aside(path)
                 continue
             except OSError as error:
                 raise self._unreadable(error) from error
+            try:
+                ledger.finish(outcome)
+            except (ValueError, OverflowError):  # numbers that no run can have
+                _set_aside(path)
+                continue
             self.remove(path)
             done += 1
         return done, newer
@@ -230,9 +235,9 @@ def _entry_size(entry: os.DirEntry[str]) -> int:
         return 0
 
 
-def _rename(path: str, to: str) -> None:
+def _set_aside(path: str) -> None:
     try:
-        os.rename(path, to)
+        os.rename(path, path.removesuffix(".json") + ".bad")
     except FileNotFoundError:
         pass
 

@@ -71,12 +71,10 @@ class SqliteLedger:
         alive = self.live.hold(run.job_id)
         # The row of a run without a key may be lost with the power: nothing was promised for it.
         with _Write(self, "NORMAL" if run.key is None else "FULL") as db:
-            dead = self._mark_dead(db)
+            self._mark_dead(db)
             now = _us(self._now())
             said = _needs(db, run, now) or _claim(db, run, key, now)
             if isinstance(said, Claim):
-                if run.key is None:
-                    said = said._replace(interrupted=dead.get(plain(run.job)))
                 said = said._replace(fds=(alive,))
                 db.execute(_SQL["begin_run"], _run_values(run) | {"token": said.token})
         if isinstance(said, Refusal):
@@ -180,10 +178,8 @@ class SqliteLedger:
         except StoreUnavailable:
             pass  # some later run will
 
-    def _mark_dead(self, db: sqlite3.Connection) -> dict[str, str]:
-        """Find the runs that were cut off: the latest of each job."""
-        dead = {}
-        for job_id, job, key, token in db.execute(_SQL["running"]).fetchall():
+    def _mark_dead(self, db: sqlite3.Connection) -> None:
+        for job_id, key, token in db.execute(_SQL["running"]).fetchall():
             # A run locks its byte before it commits its row, and commits its end before it
             # unlocks: so whoever is running in this snapshot, and not alive, is dead.
             if self.live.is_alive(job_id):
@@ -191,8 +187,6 @@ class SqliteLedger:
             db.execute(_SQL["mark_dead"], {"job_id": job_id, "reason": CUT_OFF})
             if token is not None:
                 db.execute(_SQL["interrupt_key"], {"key": key, "token": token})
-            dead[job] = job_id
-        return dead
 
     # ------------------------------------------------------------ the connection
 
@@ -282,7 +276,8 @@ _WHAT = {"failed": "failed", "interrupted": "been interrupted"}
 
 def _claim(db: sqlite3.Connection, run: Run, key: KeySpec, now: int) -> Claim | Refusal:
     if run.key is None:
-        return Claim(token=None)
+        cut_off = db.execute(_SQL["cut_off"], {"job": plain(run.job)}).fetchone()
+        return Claim(token=None, interrupted=cut_off[0] if cut_off else None)
     # Read first, to explain the decision; the decision itself is the claim's alone.
     before = db.execute(_SQL["key"], {"key": plain(run.key)}).fetchone()
     token = os.urandom(16).hex()
@@ -300,8 +295,8 @@ def _claim(db: sqlite3.Connection, run: Run, key: KeySpec, now: int) -> Claim | 
         },
     )
     if claimed.rowcount == 1:
-        cut_off = before is not None and before[0] == "interrupted"
-        return Claim(token, interrupted=before[1] if cut_off else None)
+        interrupted = before is not None and before[0] == "interrupted"
+        return Claim(token, interrupted=before[1] if interrupted else None)
     return _explain(before, run, key)
 
 

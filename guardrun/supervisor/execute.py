@@ -79,7 +79,7 @@ def watch(
             elif not heard:
                 guard.send(channel.Pass(taken.number))
             if taken.number in SUSPEND:
-                suspend(taken.number)
+                suspend(taken)
         word = guard.receive() if ready.pop(guard.fileno(), 0) else ()
         for fd in ready:
             output.ready(fd)
@@ -133,24 +133,28 @@ def drain(loop: Loop, output: Output, linger: bool) -> int | None:
     ``linger``: something still has them open. What it writes is waited for as long as it goes on
     writing, but not for long: a daemon has them open for ever.
     """
-    cap = kernel.now() + (_LINGER if linger else 0.0)
-    idle = min(cap, kernel.now() + _IDLE)
+    idle = cap = kernel.now()
+    if linger:
+        idle, cap = idle + _IDLE, cap + _LINGER
     while output.interests():
-        if kernel.now() >= min(idle, cap):
+        now = kernel.now()
+        if now >= loop.deadline:
+            break
+        if now >= min(idle, cap):
             idle = cap = _NEVER
             output.finish()
+            continue
         ready, signals = loop.wait(output.interests(), min(idle, cap, loop.deadline))
         for taken in signals:
             if taken.number in loop.terminal.stops:
                 output.close()
                 return taken.number
             if taken.number in SUSPEND:
-                suspend(taken.number)
-        if kernel.now() >= loop.deadline:
-            break
+                suspend(taken)
         for fd in ready:
             output.ready(fd)
-            idle = idle if idle == _NEVER else min(cap, kernel.now() + _IDLE)
+        if ready and idle != _NEVER:
+            idle = kernel.now() + _IDLE
     output.close()
     return None
 
@@ -164,7 +168,7 @@ def pass_on(loop: Loop, replay: Replay) -> int | None:
                 replay.close()
                 return taken.number
             if taken.number in SUSPEND:
-                suspend(taken.number)
+                suspend(taken)
         if kernel.now() >= loop.deadline:
             break
         for fd in ready:
@@ -184,7 +188,7 @@ def sweep(loop: Loop, guard: Guard, signum: int, grace: float) -> int | None:
             if taken.number in loop.terminal.stops:
                 told = told or taken.number
             elif taken.number in SUSPEND:
-                suspend(taken.number)
+                suspend(taken)
         if ready:
             word = guard.receive()
             if isinstance(word, channel.Over):

@@ -123,7 +123,7 @@ class Loop:
                 if taken.number in self.terminal.stops:
                     raise ToldToStop(taken.number)
                 if taken.number in SUSPEND:
-                    suspend(taken.number)
+                    suspend(taken)
             if ready:
                 return ready.keys()
             now = kernel.now()
@@ -142,8 +142,14 @@ class Loop:
         self.pause((), kernel.now())
 
 
-def suspend(signum: int) -> None:
-    """Stop this process as ``signum`` would have; returns when it is continued."""
-    os.kill(os.getpid(), signum)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
+def suspend(taken: kernel.Signal) -> None:
+    """Stop this process as the signal would have; returns when it is continued.
+
+    In an orphaned process group (under cron) its default action does nothing. There a terminal's
+    Ctrl-Z is ignored, since nobody could continue us; whoever sent the signal himself can.
+    """
+    os.kill(os.getpid(), taken.number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {taken.number})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {taken.number})
+    if not taken.by_kernel and signal.SIGCONT not in signal.sigpending():
+        os.kill(os.getpid(), signal.SIGSTOP)

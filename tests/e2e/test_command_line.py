@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -92,6 +93,13 @@ def test_a_dry_run_says_what_would_happen(host: Host) -> None:
     assert said["attempts"]["signal"] == "SIGTERM"
     assert said["ledger"]["ledger_url"] == f"sqlite://{host.state}/ledger.sqlite3"
     assert said["config"] == "c.toml"
+
+
+def test_a_dry_run_hashes_the_files_a_template_names(host: Host) -> None:
+    """``{file.sha256:PATH}`` is shown with its value: reading a file changes nothing."""
+    (host.root / "in").write_bytes(b"x")
+    said = dry_run(host, "--key={file.sha256:in}", "true")
+    assert said["key"]["key"] == hashlib.sha256(b"x").hexdigest()
 
 
 def test_a_dry_run_touches_nothing(host: Host) -> None:

@@ -3,7 +3,7 @@
 
 -- name: running
 -- The runs that may be dead. Served by runs_by_result.
-SELECT job_id, job, key, token
+SELECT job_id, key, token
   FROM runs
  WHERE result = 'running' AND result <> 'success'
  ORDER BY started_at;
@@ -18,6 +18,16 @@ UPDATE runs
 UPDATE keys
    SET state = 'interrupted'
  WHERE key = :key AND token = :token AND state = 'running';
+
+-- name: cut_off
+-- The job's last run, if nobody has told how it ended. Served by runs_by_job.
+SELECT job_id
+  FROM (SELECT job_id, result, finished_at
+          FROM runs
+         WHERE job = :job
+         ORDER BY started_at DESC, id DESC
+         LIMIT 1)
+ WHERE result = 'interrupted' AND finished_at IS NULL;
 
 -- name: key
 SELECT state, job_id, owner, fingerprint, claimed_at, finished_at, expires_at

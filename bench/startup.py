@@ -1,0 +1,115 @@
+"""Time to COMMAND's start, whole run of ``true``, CPU seconds of that run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+
+from bench import process, subjects
+from bench.mark import Marks
+from bench.scene import Scene
+from bench.stats import Row, Section, quantile
+from bench.subjects import Subject
+
+_ALONE = Subject("COMMAND alone")
+
+
+def measure(scene: Scene, compared: Sequence[Subject], rounds: int) -> list[Section]:
+    """Run everything once per round, in turn, so that noise hits all alike.
+
+    The first round is not counted: it makes the ledger, and fills the caches.
+    """
+    bare = Subject("B: python -I -c pass", (scene.python, "-I", "-c", "pass"))
+    starts: dict[str, list[float]] = defaultdict(list)
+    wholes: dict[str, list[float]] = defaultdict(list)
+    used: dict[str, list[float]] = defaultdict(list)
+    stage = _Stage(scene)
+    for counted in (False, *[True] * rounds):
+        whole, cpu = stage.whole(bare, ())
+        if counted:
+            wholes[bare.name].append(whole)
+            used[bare.name].append(cpu)
+        for subject in (_ALONE, *compared):
+            start = stage.start(subject)
+            whole, cpu = stage.whole(subject, (stage.true,))
+            if counted:
+                starts[subject.name].append(start)
+                wholes[subject.name].append(whole)
+                used[subject.name].append(cpu)
+    stage.close()
+    full = {subject.name for subject in compared if subject.full}
+    base = quantile(wholes[bare.name], 0.5)
+    return [
+        Section(
+            "time to COMMAND's start",
+            "ms",
+            tuple(
+                Row(name, tuple(samples), subjects.START if name in full else None)
+                for name, samples in starts.items()
+            ),
+            base,
+            "B",
+        ),
+        Section(
+            "whole run of `true`",
+            "ms",
+            tuple(
+                Row(name, tuple(samples), subjects.WHOLE if name in full else None)
+                for name, samples in wholes.items()
+            ),
+            base,
+            "B",
+        ),
+        Section(
+            "CPU time of that run, user and system, all processes",
+            "ms",
+            tuple(Row(name, tuple(samples)) for name, samples in used.items()),
+            quantile(used[bare.name], 0.5),
+            "B's",
+        ),
+    ]
+
+
+class _Stage:
+    """What stays the same from run to run."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._marks = Marks(scene.directory("startup"))
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        self.true = shutil.which("true") or "/bin/true"
+
+    def start(self, subject: Subject) -> float:
+        """Ms from just before the start of ``subject`` to the first instruction of COMMAND."""
+        command = (self._scene.tool.path, self._marks.out)
+        running = self._run(subject, command)
+        (begun,) = self._marks.wait("s")
+        running.wait()
+        self._clear()
+        return (begun.at - running.begun) / 1e6
+
+    def whole(self, subject: Subject, command: Sequence[str]) -> tuple[float, float]:
+        """Ms from just before the start of ``subject`` to its end; CPU ms of all its processes."""
+        before = process.cpu_used()
+        running = self._run(subject, command)
+        ended = running.wait()
+        self._clear()
+        return (ended - running.begun) / 1e6, (process.cpu_used() - before) * 1000
+
+    def _run(self, subject: Subject, command: Sequence[str]) -> process.Process:
+        return self._scene.start(subject, command, stdout=self._write)
+
+    def _clear(self) -> None:
+        process.bury_orphans()
+        try:
+            os.read(self._read, 65536)
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        self._marks.close()
+        os.close(self._read)
+        os.close(self._write)
