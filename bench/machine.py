@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import proc
-from bench.scene import Scene, sync_time
+from bench.scene import IN_MEMORY, Scene, sync_time
 
 
 def load() -> float:
@@ -24,14 +24,14 @@ def facts(scene: Scene, before: float, missing: Sequence[str]) -> list[str]:
     memory = " (in memory: syncs cost nothing here, name a disk with --place)"
     cores = len(os.sched_getaffinity(0))
     noisy = " (busy: read the ratios, or come back later)" if before >= cores / 2 else ""
+    versions = [_said(scene, program, "--version") for program in (scene.guardrun, scene.python)]
+    disk = f"{kind}{memory if kind in IN_MEMORY else ''}"
+    now = datetime.datetime.now(datetime.UTC)
     return [
-        f"{_said(scene, scene.guardrun, '--version')}, "
-        f"{_said(scene, scene.python, '--version')}, Linux {platform.release()}, "
-        f"{cores} cores, {_processor()}",
-        f"state and locks on {kind}{memory if kind in ('tmpfs', 'ramfs') else ''}, "
-        f"write and fsync {sync_time(scene.place):.2f} ms",
-        f"COMMAND: {scene.tool.kind}; load before {before:.2f}{noisy}; "
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        f"{', '.join(versions)}, Linux {platform.release()}, {cores} cores, {_processor()}",
+        f"state and locks on {disk}, write and fsync {sync_time(scene.place):.2f} ms",
+        f"COMMAND: {scene.tool.kind}",
+        f"load before {before:.2f}{noisy}; {now:%Y-%m-%d %H:%M} UTC",
         f"peers not installed: {', '.join(missing) or 'none'}",
     ]
 

@@ -8,8 +8,9 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
+from bench import proc
 from bench.mark import PATIENCE, Stuck
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -26,7 +27,7 @@ class Process:
 
     def __init__(
         self,
-        words: Sequence[str],
+        words: list[str],
         env: Mapping[str, str],
         stdout: int,
         stderr: int,
@@ -90,7 +91,9 @@ def bury_orphans() -> None:
                 time.sleep(0.001)
         except ChildProcessError:
             return
-    raise Stuck("processes are left that nobody ends")
+    left = " ".join(map(str, sorted(proc.family(os.getpid(), without=0))[1:]))
+    os.system("ps -ef --forest | tail -40")
+    raise Stuck(f"processes are left that nobody ends: {left}")
 
 
 def cpu_used() -> float:

@@ -17,7 +17,7 @@ from bench.process import Process
 from bench.stats import quantile
 from bench.subjects import Subject
 
-_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -40,7 +40,7 @@ def directory(wanted: str | None) -> tempfile.TemporaryDirectory[str]:
     usable = [place for place in places if os.access(place, os.W_OK)]
     if not usable:
         raise Unusable(f"cannot write to {', '.join(places)}: name a directory with --place")
-    real = [place for place in usable if proc.filesystem(Path(place)) not in _IN_MEMORY]
+    real = [place for place in usable if proc.filesystem(Path(place)) not in IN_MEMORY]
     return tempfile.TemporaryDirectory(prefix="guardrun-bench-", dir=(real or usable)[0])
 
 
@@ -72,7 +72,8 @@ def _must(words: Sequence[str], env: Mapping[str, str]) -> None:
 def interpreter(script: str) -> str:
     """The Python that an installed ``guardrun`` names in its first line; else our own."""
     try:
-        first = Path(script).open("rb").readline().rstrip(b"\n")
+        with open(script, "rb") as file:
+            first = file.readline().rstrip(b"\n")
     except OSError as error:
         raise Unusable(f"{script}: {error.strerror}") from None
     path = os.fsdecode(first.removeprefix(b"#!").strip())

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+
 def quantile(samples: Sequence[float], share: float) -> float:
     """The smallest sample that at least ``share`` (0 < share ≤ 1) of all do not exceed.
 
@@ -27,7 +30,7 @@ class Budget:
     aim: float | None = None
 
     def __str__(self) -> str:
-        times = " ×" if self.relative else ""
+        times = f" {TIMES}" if self.relative else ""
         aim = "" if self.aim is None else f", aim {self.aim:g}{times}"
         return f"≤ {self.limit:g}{times}{aim}"
 

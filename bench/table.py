@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.stats import Row, Section, quantile
+from bench.stats import TIMES, Row, Section, quantile
 
 HEADER = ("", "n", "p50", "p99", "ratio", "budget", "")
 _LEFT = frozenset({0, 5, 6})
@@ -22,7 +22,7 @@ def number(value: float | None) -> str:
 
 def title(section: Section) -> str:
     """What was measured, its unit, and what the ratios are over."""
-    over = f" (ratio: × {section.base_name})" if section.base_name else ""
+    over = f" (ratio: {TIMES} {section.base_name})" if section.base_name else ""
     return f"{section.title}, {section.unit}{over}"
 
 

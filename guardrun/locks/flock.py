@@ -25,6 +25,7 @@ from guardrun.model import Busy, Grant, Holder
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import random
+    from collections.abc import Sequence
 
     from guardrun.locks.sidecar import Sidecar
     from guardrun.model import LockSpec, Run
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 _NEVER = float("inf")
 _GATE_PATIENCE = 5.0
 """s; who holds a sidecar longer than this, for its microseconds of work, was stopped in it"""
+
+_MOST_QUEUES = 16
+_LOOK_AGAIN = (0.5, 1.5)
+"""s"""
 
 _ITSELF = "it is held by a run around this one: waiting for it would never end"
 
@@ -326,10 +331,18 @@ class HostLock:
         return Busy(holders, _ITSELF if around else None)
 
     def _wait(self, due: float) -> int | None:
-        """Queue at every slot that is locked; the first to come is ours, surplus is let go."""
+        """Queue at every slot that is locked; the first to come is ours, surplus is let go.
+
+        A queue is a process: of very many slots only some are queued at, and all are looked at
+        again after a while.
+        """
         queued: dict[int, tuple[int, BlockedChild]] = {}
         operation = self._operation
-        for slot in range(self._spec.slots):
+        slots: Sequence[int] = range(self._spec.slots)
+        if len(slots) > _MOST_QUEUES:
+            slots = self._rng.sample(slots, _MOST_QUEUES)
+            due = min(due, kernel.now() + self._rng.uniform(*_LOOK_AGAIN))
+        for slot in slots:
             fd = self._open(slot)
             if _try(fd, operation):  # released just now, or free but not before its time
                 if self._remaining(slot) == 0.0:

@@ -499,10 +499,7 @@ def test_a_run_lives_as_long_as_commands_tree(store: SqliteStore) -> None:
 import subprocess
 run = make_run("k")
 claim = ledger.begin(run, KeySpec("k"))
-child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                         pass_fds=claim.fds, start_new_session=True)
-keep = os.dup(child.stdin.fileno())
-os.set_inheritable(keep, True)
+child = subprocess.Popen(["sleep", "60"], pass_fds=claim.fds, stdout=subprocess.DEVNULL)
 print(child.pid, flush=True)
 sys.stdin.readline()
 """
@@ -510,7 +507,6 @@ sys.stdin.readline()
         release([process])
         assert process.stdout is not None
         child = int(process.stdout.readline())
-        os.kill(child, signal.SIGSTOP)  # or it would end with guardrun, at its stdin's end
         process.send_signal(signal.SIGKILL)
         process.wait()
         ledger = store.open()
