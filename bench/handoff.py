@@ -14,7 +14,7 @@ from typing import NamedTuple
 from bench import proc, process, subjects
 from bench.mark import PATIENCE, Marks, Stuck
 from bench.scene import Scene
-from bench.stats import Row, Section, quantile
+from bench.stats import Row, Section
 from bench.subjects import Subject
 
 _RELEASES = b'"run_finished"'
@@ -55,7 +55,8 @@ class _Chain:
         os.set_blocking(self._read, False)
         self._running: list[process.Process] = []
         self._join()
-        self._marks.wait("s")
+        (said,) = self._marks.wait("s")
+        self._command = os.pidfd_open(said.pid)  # it is at the gate, so this pid is its own
         for _ in range(waiters):
             self._join()
         queue_up(self._directory, waiters)
@@ -83,7 +84,8 @@ class _Chain:
                 if mark.what == "e":
                     ended = mark.at
                 else:
-                    started = mark.at
+                    os.close(self._command)
+                    started, self._command = mark.at, os.pidfd_open(mark.pid)
         self._running = [one for one in self._running if not one.over()]
         self._join()
         queue_up(self._directory, self._waiters)
@@ -102,13 +104,17 @@ class _Chain:
         due = time.monotonic() + PATIENCE
         for running in self._running:
             running.send(signal.SIGTERM)
+        try:  # flock(1) leaves its COMMAND alone
+            signal.pidfd_send_signal(self._command, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        os.close(self._command)
         while self._running:
             self._drain()
             self._running = [one for one in self._running if not one.over()]
             if time.monotonic() > due:
                 raise Stuck(f"{self._subject.name}: waiters that cannot be stopped")
             time.sleep(0.005)
-        process.bury_orphans()
         self._marks.close()
         os.close(self._read)
         os.close(self._write)
@@ -123,6 +129,7 @@ def measure(scene: Scene, compared: Sequence[Subject], waiters: int, rounds: int
             found[subject.name].append(chain.handoff())
     for chain in chains:
         chain.close()
+    process.bury_orphans()
     from_release, from_end = [], []
     for subject in compared:
         samples = found[subject.name]
@@ -137,5 +144,4 @@ def measure(scene: Scene, compared: Sequence[Subject], waiters: int, rounds: int
 
 def _section(title: str, rows: Sequence[Row]) -> Section:
     flock = next((row for row in rows if row.subject == "flock"), None)
-    base = quantile(flock.samples, 0.5) if flock else None
-    return Section(title, "ms", tuple(rows), base, "flock" if flock else "")
+    return Section(title, "ms", tuple(rows), flock and flock.median, flock.subject if flock else "")

@@ -86,14 +86,33 @@ def bury_orphans() -> None:
     """Wait until no child is left, whoever's it was. Raises Stuck."""
     due = time.monotonic() + PATIENCE
     while time.monotonic() < due:
-        try:
-            if os.waitpid(-1, os.WNOHANG) == (0, 0):
-                time.sleep(0.001)
-        except ChildProcessError:
+        if _none_left():
             return
-    left = " ".join(map(str, sorted(proc.family(os.getpid(), without=0))[1:]))
-    os.system("ps -ef --forest | tail -40")
-    raise Stuck(f"processes are left that nobody ends: {left}")
+        time.sleep(0.001)
+    left = sorted(pid for pid, parent in proc.parents().items() if parent == os.getpid())
+    raise Stuck(f"processes are left that nobody ends: {', '.join(map(str, left))}")
+
+
+def kill_all() -> None:
+    """Kill whatever this program has started, and all that came of it, until nothing is left.
+
+    Only own children are signalled, whose pids can't be another's before they are collected; by
+    their deaths their children become ours.
+    """
+    while not _none_left():
+        for pid, parent in proc.parents().items():
+            if parent == os.getpid():
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
+
+
+def _none_left() -> bool:
+    try:
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+    except ChildProcessError:
+        return True
+    return False
 
 
 def cpu_used() -> float:

@@ -51,25 +51,34 @@ def measure(here: Scene, found: Sequence[subjects.Subject], rounds: Rounds) -> I
 def main() -> int:
     given = _arguments()
     before = machine.load()
+    process.adopt_orphans()
     try:
         with scene.directory(given.place) as name:
-            place = Path(name)
-            process.adopt_orphans()
-            guardrun = given.guardrun or scene.install(place)
-            here = Scene.lay(place, str(Path(guardrun).absolute()))
-            found, missing = subjects.peers()
-            facts = machine.facts(here, before, missing)
-            begun = time.monotonic()
-            print(*facts, "", sep="\n", flush=True)
-            sections = _collect(here, measure(here, found, QUICK if given.quick else DEFAULT))
-            facts.append(f"measured in {time.monotonic() - begun:.0f} s")
-    except Unusable as error:
+            try:
+                facts, sections = _measure_in(Path(name), given, before)
+            finally:
+                process.kill_all()
+    except (Unusable, Stuck) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     print(table.text(sections), facts[-1], sep="\n")
     if given.markdown:
         given.markdown.write_text(_page(facts, sections))
     return 0
+
+
+def _measure_in(
+    place: Path, given: argparse.Namespace, before: float
+) -> tuple[list[str], list[Section]]:
+    guardrun = given.guardrun or scene.install(place)
+    here = Scene.lay(place, str(Path(guardrun).absolute()))
+    found, missing = subjects.peers()
+    facts = machine.facts(here, before, missing)
+    print(*facts, "", sep="\n", flush=True)
+    begun = time.monotonic()
+    sections = _collect(here, measure(here, found, QUICK if given.quick else DEFAULT))
+    facts.append(f"measured in {time.monotonic() - begun:.0f} s")
+    return facts, sections
 
 
 def _arguments() -> argparse.Namespace:
@@ -96,7 +105,7 @@ def _collect(here: Scene, measured: Iterator[Section]) -> list[Section]:
             if sys.stderr.isatty():
                 print(f"\r\033[K{section.title}", end="", file=sys.stderr, flush=True)
     except Stuck as error:
-        raise Unusable(f"{error}; the last thing on its stderr: {here.complaint()!r}") from None
+        raise Stuck(f"{error} (last line on stderr: {here.complaint()!r})") from None
     finally:
         if sys.stderr.isatty():
             print("\r\033[K", end="", file=sys.stderr)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 
 from bench import process, subjects
 from bench.mark import Marks
 from bench.scene import Scene
-from bench.stats import Row, Section, quantile
+from bench.stats import Row, Section
 from bench.subjects import Subject
 
 _ALONE = Subject("COMMAND alone")
@@ -40,7 +41,6 @@ def measure(scene: Scene, compared: Sequence[Subject], rounds: int) -> list[Sect
                 used[subject.name].append(cpu)
     stage.close()
     full = {subject.name for subject in compared if subject.full}
-    base = quantile(wholes[bare.name], 0.5)
     return [
         Section(
             "time to COMMAND's start",
@@ -49,7 +49,7 @@ def measure(scene: Scene, compared: Sequence[Subject], rounds: int) -> list[Sect
                 Row(name, tuple(samples), subjects.START if name in full else None)
                 for name, samples in starts.items()
             ),
-            base,
+            statistics.median(wholes[bare.name]),
             "B",
         ),
         Section(
@@ -59,14 +59,14 @@ def measure(scene: Scene, compared: Sequence[Subject], rounds: int) -> list[Sect
                 Row(name, tuple(samples), subjects.WHOLE if name in full else None)
                 for name, samples in wholes.items()
             ),
-            base,
+            statistics.median(wholes[bare.name]),
             "B",
         ),
         Section(
             "CPU time of that run, user and system, all processes",
             "ms",
             tuple(Row(name, tuple(samples)) for name, samples in used.items()),
-            quantile(used[bare.name], 0.5),
+            statistics.median(used[bare.name]),
             "B's",
         ),
     ]

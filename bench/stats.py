@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 

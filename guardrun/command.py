@@ -52,7 +52,7 @@ class Command:
         if self._guard is None:
             self._guard = Guard(self._loop.terminal.group, self._mask)
         begun = kernel.now()
-        output = open_output(spec, self._log.emit, self._held)
+        output = open_output(spec, self._log.bind(attempt=number).emit, self._held)
         stdio = dict(output.stdio)
         if spec.stdin == "replay" and self._stdin is not None:
             stdio[_STDIN] = self._stdin.open()

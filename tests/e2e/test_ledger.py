@@ -8,19 +8,20 @@ from __future__ import annotations
 import json
 import os
 import pty
+import resource
 import shutil
 import signal
 import sqlite3
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Host, Result, eventually, finish, kill, queued
+from support import GUARDRUN, Host, Result, eventually, finish, kill, queued
 
 ROOT = os.geteuid() == 0
 
@@ -664,17 +665,15 @@ def command_of(process: subprocess.Popen[bytes]) -> bool:
 # ---------------------------------------------------------------- no room, no right to write
 
 
+def full_disk() -> None:
+    """Let this process, and what it starts, add not a byte to any file; root neither."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
 def test_without_ledger_and_spool_the_log_has_it_all(host: Host) -> None:
     """Nothing can be written, COMMAND runs: its code stays, and the whole outcome is in the log."""
-    # Not a byte may be added to any file: as on a full disk, for everybody, root too.
-    full = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh"]
-    from support import GUARDRUN
-
-    words = [*full, *GUARDRUN, *QUICK, "--job", "nightly", "--", "sh", "-c", "exit 3"]
-    process = subprocess.run(
-        words, env=host.environment(), cwd=host.root, capture_output=True, timeout=60, check=False
-    )
-    result = Result(process.returncode, process.stdout, process.stderr)
+    words = (*QUICK, "--job", "nightly", "--", "sh", "-c", "exit 3")
+    result = host.run(*words, preexec_fn=full_disk)
     assert result.code == 3, result
     lines = [line for line in result.lines if line["event"] == "outcome_unsaved"]
     assert lines
@@ -682,20 +681,13 @@ def test_without_ledger_and_spool_the_log_has_it_all(host: Host) -> None:
     whole = "".join(str(line["outcome"]) for line in lines)
     for word in ("nightly", "failed", result.finished["job_id"]):
         assert word in whole
-    assert result.events[-1] == "run_finished"
     assert result.finished["result"] == "failed"
 
 
 def test_a_full_disk_keeps_what_needs_the_ledger_from_running(host: Host) -> None:
     """No room for a claim: exit 69, COMMAND is not executed."""
-    full = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh"]
-    from support import GUARDRUN
-
-    words = [*full, *GUARDRUN, *QUICK, "--key", "k", "--", host.job]
-    process = subprocess.run(
-        words, env=host.environment(), cwd=host.root, capture_output=True, timeout=60, check=False
-    )
-    assert process.returncode == 69, process
+    result = host.run("--key", "k", *QUICK, "--", host.job, preexec_fn=full_disk)
+    unavailable(result)
     assert host.executions() == []
 
 
@@ -712,24 +704,26 @@ def test_a_disk_that_is_full_when_command_ends(host: Host) -> None:
         f"rm {host.state}/fill\n"
         "$guardrun --key k2 -- true\n"
         "echo code $?\n"
-        "$guardrun history --json\n"
     )
-    from support import GUARDRUN
+    result = within(host, ["unshare", "-m", "sh", "-c", script, "sh"])
+    codes = [line for line in result.stdout.splitlines() if line.startswith(b"code")]
+    assert codes == [b"code 3", b"code 0"], result
+    assert {"outcome_spooled", "outcome_unsaved"} & set(result.events)
+    finished = [line["result"] for line in result.lines if line["event"] == "run_finished"]
+    assert finished == ["failed", "success"]
 
+
+def within(host: Host, before: Sequence[str], *words: str, act: str = "") -> Result:
+    """Run guardrun as the last words of another command."""
     process = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, "sh", *GUARDRUN],
-        env=host.environment(),
+        [*before, *GUARDRUN, *words],
+        env=host.environment({"ACT": act}),
         cwd=host.root,
         capture_output=True,
         timeout=60,
         check=False,
     )
-    out = process.stdout.splitlines()
-    assert [line for line in out if line.startswith(b"code")] == [b"code 3", b"code 0"], process
-    events = [json.loads(line) for line in out if line.startswith(b'{"timestamp"')]
-    assert any(line["event"] in ("outcome_spooled", "outcome_unsaved") for line in events)
-    finished = [line["result"] for line in events if line["event"] == "run_finished"]
-    assert finished == ["failed", "success"]
+    return Result(process.returncode, process.stdout, process.stderr)
 
 
 @contextmanager
@@ -749,25 +743,11 @@ def read_only(host: Host) -> Iterator[list[str]]:
 
 def test_a_ledger_that_may_not_be_written(host: Host) -> None:
     """A read-only ledger is one that is down: 69 with a key, and a run without one."""
-    from support import GUARDRUN
-
     assert host.run("--lock", "l", "--", "true").code == 0
     with read_only(host) as before:
-
-        def run(*words: str) -> Result:
-            process = subprocess.run(
-                [*before, *GUARDRUN, *QUICK, *words, "--", host.job],
-                env={**host.environment(), "ACT": "exit 3"},
-                cwd=host.root,
-                capture_output=True,
-                timeout=60,
-                check=False,
-            )
-            return Result(process.returncode, process.stdout, process.stderr)
-
-        unavailable(run("--key", "k"))
+        unavailable(within(host, before, "--key", "k", *QUICK, "--", host.job))
         assert host.executions() == []
-        result = run("--lock", "l")
+        result = within(host, before, "--lock", "l", *QUICK, "--", host.job, act="exit 3")
     assert result.code == 3, result
     assert len(host.executions()) == 1
     assert "outcome_unsaved" in result.events
@@ -913,16 +893,11 @@ def test_secrets_by_pattern_are_not_stored(host: Host) -> None:
 
 def test_secrets_of_an_outcome_that_is_lost_are_not_logged(host: Host) -> None:
     """`outcome_unsaved` has the whole outcome, and no secret."""
-    from support import GUARDRUN
-
-    words = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *GUARDRUN, *QUICK]
-    words += ["--", "true", f"--password={SECRET}", f"http://me:{SECRET}@example"]
-    process = subprocess.run(
-        words, env=host.environment(), cwd=host.root, capture_output=True, timeout=60, check=False
-    )
-    assert process.returncode == 0, process
-    assert b"outcome_unsaved" in process.stdout
-    assert SECRET.encode() not in process.stdout + process.stderr
+    words = ("--", "true", f"--password={SECRET}", f"http://me:{SECRET}@example")
+    result = host.run(*QUICK, *words, preexec_fn=full_disk)
+    assert result.code == 0, result
+    assert "outcome_unsaved" in result.events
+    assert SECRET.encode() not in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("option", ["--ledger-url", "--lease-url"])

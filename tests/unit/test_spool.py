@@ -45,6 +45,11 @@ class Recorder:
         return True
 
 
+def nowhere() -> Any:
+    """A ledger that takes everything."""
+    return Recorder()
+
+
 def outcome_at(second: int, **fields: Any) -> Outcome:
     """An outcome of a run that began so many seconds after noon."""
     at = NOON + second
@@ -130,7 +135,7 @@ def test_every_outcome_survives(outcome: Outcome) -> None:
 )
 def test_what_is_no_outcome_is_damaged(text: str) -> None:
     """Anything but a whole outcome is a ValueError and nothing else."""
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         from_json(text)
 
 
@@ -143,10 +148,8 @@ def test_a_changed_type_is_damaged(data: st.DataObject) -> None:
     if data.draw(st.booleans()):
         place = place[data.draw(st.sampled_from(["run", "claim", "held_by"]))]
     name = data.draw(st.sampled_from(sorted(place)))
-    place[name] = data.draw(st.sampled_from([{}, {"x": 1}, [[]], [None], [{}]]))
-    if name in ("argv", "path", "needs", "attempts", "fds") and place[name] == []:
-        return
-    with pytest.raises(ValueError):  # noqa: PT011
+    place[name] = data.draw(st.sampled_from([{"x": 1}, [[]], [None], [{}]]))
+    with pytest.raises(ValueError):
         from_json(json.dumps(whole))
 
 
@@ -155,7 +158,7 @@ def test_a_changed_type_is_damaged(data: st.DataObject) -> None:
 def test_a_cut_text_is_damaged(cut: int) -> None:
     """No beginning of the text is taken for the whole."""
     text = to_json(outcome_at(0))
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         from_json(text[: min(cut, len(text) - 1)])
 
 
@@ -223,7 +226,7 @@ def test_a_spool_that_is_not_there_is_empty(spool: Spool, tmp_path: Path) -> Non
     """Looking makes nothing."""
     assert spool.entries() == ()
     assert spool.damaged() == ()
-    assert spool.flush(Recorder()) == (0, 0)  # type: ignore[arg-type]
+    assert spool.flush(nowhere()) == (0, 0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -306,8 +309,8 @@ def test_the_oldest_is_replayed_first(spool: Spool) -> None:
     outcomes = [outcome_at(second) for second in (3, 1, 2)]
     for outcome in outcomes:
         spool.keep(outcome)
-    ledger = Recorder()
-    assert spool.flush(ledger) == (3, 0)  # type: ignore[arg-type]
+    ledger: Any = Recorder()
+    assert spool.flush(ledger) == (3, 0)
     assert ledger.got == sorted(outcomes, key=lambda outcome: outcome.run.started_at)
     assert spool.entries() == ()
 
@@ -316,12 +319,12 @@ def test_a_ledger_that_goes_down_keeps_the_rest(spool: Spool) -> None:
     """What it took is gone from the spool, what it did not take waits, and the caller hears it."""
     for second in range(3):
         spool.keep(outcome_at(second))
-    ledger = Recorder(takes=1)
+    ledger: Any = Recorder(takes=1)
     with pytest.raises(StoreUnavailable, match="down"):
-        spool.flush(ledger)  # type: ignore[arg-type]
+        spool.flush(ledger)
     assert len(spool.entries()) == 2
     ledger.takes = FOREVER
-    assert spool.flush(ledger) == (2, 0)  # type: ignore[arg-type]
+    assert spool.flush(ledger) == (2, 0)
 
 
 def test_a_damaged_file_is_set_aside(spool: Spool, tmp_path: Path) -> None:
@@ -329,13 +332,13 @@ def test_a_damaged_file_is_set_aside(spool: Spool, tmp_path: Path) -> None:
     good, bad = outcome_at(1), tmp_path / "spool" / f"{job_id()}.json"
     spool.keep(good)
     bad.write_bytes(b'{"version": 1, "outco\xff')
-    ledger = Recorder()
-    assert spool.flush(ledger) == (1, 0)  # type: ignore[arg-type]
+    ledger: Any = Recorder()
+    assert spool.flush(ledger) == (1, 0)
     assert ledger.got == [good]
     aside = bad.with_suffix(".bad")
     assert spool.damaged() == (str(aside),)
     assert aside.read_bytes() == b'{"version": 1, "outco\xff'
-    assert spool.flush(ledger) == (0, 0)  # type: ignore[arg-type]
+    assert spool.flush(ledger) == (0, 0)
 
 
 @pytest.mark.parametrize("field", ["finished_at", "exit_code"])
@@ -358,7 +361,7 @@ def test_what_a_newer_version_wrote_waits_for_it(spool: Spool, tmp_path: Path) -
     spool.keep(outcome_at(1))
     newer = Path(spool.entries()[0])
     newer.write_text(json.dumps(json.loads(newer.read_text()) | {"version": 2}))
-    assert spool.flush(Recorder()) == (1, 1)  # type: ignore[arg-type]
+    assert spool.flush(nowhere()) == (1, 1)
     assert spool.entries() == (str(newer),)
     assert [path.name for path in (tmp_path / "spool").iterdir()] == [newer.name]
 
@@ -367,8 +370,8 @@ def test_half_written_files_are_nobodys_outcome(spool: Spool, tmp_path: Path) ->
     """What a crash left before its rename is not replayed."""
     spool.keep(outcome_at(0))
     (tmp_path / "spool" / f"{job_id()}.json.tmp").write_text("{")
-    ledger = Recorder()
-    assert spool.flush(ledger) == (1, 0)  # type: ignore[arg-type]
+    ledger: Any = Recorder()
+    assert spool.flush(ledger) == (1, 0)
     assert spool.damaged() == ()
 
 
@@ -376,7 +379,7 @@ def test_a_spool_that_cannot_be_read_is_an_unavailable_store(tmp_path: Path) -> 
     """It is not taken for an empty one: a key could be in it."""
     (tmp_path / "spool").write_text("a file")
     with pytest.raises(StoreUnavailable, match="cannot be read"):
-        Spool(str(tmp_path / "spool")).flush(Recorder())  # type: ignore[arg-type]
+        Spool(str(tmp_path / "spool")).flush(nowhere())
 
 
 def test_a_replayed_success_blocks_its_key(tmp_path: Path) -> None:
