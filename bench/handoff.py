@@ -144,4 +144,5 @@ def measure(scene: Scene, compared: Sequence[Subject], waiters: int, rounds: int
 
 def _section(title: str, rows: Sequence[Row]) -> Section:
     flock = next((row for row in rows if row.subject == "flock"), None)
-    return Section(title, "ms", tuple(rows), flock and flock.median, flock.subject if flock else "")
+    base = flock.median if flock else None
+    return Section(title, "ms", tuple(rows), base, "flock" if flock else "")

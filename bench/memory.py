@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench import proc, process, subjects
@@ -13,8 +13,8 @@ from bench.scene import Scene
 from bench.stats import Row, Section
 from bench.subjects import Subject
 
-_REST, _SETTLED = 0.2, 3.0
-"""s without a wake-up, after which a subject counts as settled; s after which it counts anyway"""
+_REST, _SETTLED = 0.15, 1.0
+"""s without a wake-up, after which a subject has come to rest; s for those that never do"""
 
 
 @dataclass(frozen=True)
@@ -34,27 +34,26 @@ class _Run:
         command = (scene.tool.path, marks.out, marks.gate)
         running = scene.start(subject, command, locks=directory)
         (said,) = marks.wait("s")
-        run = cls(running, marks, tuple(proc.family(running.pid, without=said.pid)))
-        run._settle()
-        return run
+        return cls(running, marks, tuple(proc.family(running.pid, without=said.pid)))
 
     def wakeups(self) -> int:
         return sum(proc.wakeups(pid) for pid in self.pids)
-
-    def _settle(self) -> None:
-        due = time.monotonic() + _SETTLED
-        before = self.wakeups()
-        rest = time.monotonic() + _REST
-        while time.monotonic() < min(rest, due):
-            time.sleep(_REST / 10)
-            now = self.wakeups()
-            if now != before:
-                before, rest = now, time.monotonic() + _REST
 
     def end(self) -> None:
         self.marks.let_go()
         self.running.wait()
         self.marks.close()
+
+
+def _settle(runs: Iterable[_Run]) -> None:
+    """Wait until they have done what they do after COMMAND's start."""
+    due = time.monotonic() + _SETTLED
+    before, rest = -1, due
+    while time.monotonic() < min(rest, due):
+        now = sum(run.wakeups() for run in runs)
+        if now != before:
+            before, rest = now, time.monotonic() + _REST
+        time.sleep(_REST / 10)
 
 
 def measure(
@@ -67,6 +66,7 @@ def measure(
     for _ in range(rounds):
         for subject in compared:
             run = _Run.begin(scene, subject)
+            _settle([run])
             rss[subject.name].append(proc.rss(run.running.pid))
             pss[subject.name].append(sum(proc.pss(pid) for pid in run.pids))
             processes[subject.name] = len(run.pids)
@@ -109,6 +109,7 @@ def measure(
 
 def _wakeups(scene: Scene, compared: Sequence[Subject], seconds: float) -> dict[str, float]:
     runs = {subject.name: _Run.begin(scene, subject) for subject in compared}
+    _settle(runs.values())
     before = {name: run.wakeups() for name, run in runs.items()}
     begun = time.monotonic()
     time.sleep(seconds)

@@ -31,8 +31,8 @@ class Rounds:
     """s"""
 
 
-DEFAULT = Rounds(startup=25, memory=5, handoff=25, crash=10, waiters=(2, 50), idle=5.0)
-QUICK = Rounds(startup=3, memory=1, handoff=4, crash=1, waiters=(2,), idle=1.0)
+DEFAULT = Rounds(startup=25, memory=3, handoff=25, crash=10, waiters=(2, 50), idle=5.0)
+QUICK = Rounds(startup=2, memory=1, handoff=3, crash=1, waiters=(2,), idle=0.5)
 
 
 def measure(here: Scene, found: Sequence[subjects.Subject], rounds: Rounds) -> Iterator[Section]:

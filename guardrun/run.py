@@ -196,16 +196,17 @@ def await_end(ledger: Ledger, refusal: Refusal, tools: Tools, due: float) -> Non
 
 def refused(plan: Plan, me: Run, tools: Tools, refusal: Refusal, around: bool) -> Ending:
     """Turn the ledger's no into an ending."""
+    holder, reason = refusal.holder, refusal.reason
     if refusal.kind == "held":
-        why = refusal.reason
         if around:
-            why += ", which is around this one: waiting for it would never end"
-        return busy(me, tools, refusal.holder, why, plan.conflict_code)
+            reason += ", which is around this one: waiting for it would never end"
+        return busy(me, tools, holder, reason, plan.conflict_code)
+    if holder is not None and holder.job_id is not None:
+        reason += f" (run {holder.job_id})"
     skipped = refusal.kind == "duplicate" and plan.key.on_duplicate != "fail"
-    tools.log.emit(events.key_refused(time.time(), me, refusal, skipped))
+    tools.log.emit(events.key_refused(time.time(), me, reason, skipped))
     if not skipped:
-        return Ending("precondition_failed", 76, refusal.reason)
-    reason = refusal.reason
+        return Ending("precondition_failed", 76, reason)
     if plan.key.on_duplicate == "replay":
         stored = tools.ledger.stored_output(me.key) if tools.ledger and me.key else None
         if stored is None:

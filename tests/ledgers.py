@@ -17,8 +17,8 @@ from guardrun.ledger.sqlite import SqliteLedger
 from guardrun.model import Attempt, Claim, KeySpec, LedgerSpec, Outcome, Refusal, Run
 from guardrun.ports import Ledger
 
-NOON = 1_795_000_000.0
-"""seconds since 1970, some time in 2026"""
+NOON = 1_795_003_200.0
+"""2026-11-18T12:00:00Z, in seconds since 1970"""
 
 
 @dataclass

@@ -261,7 +261,7 @@ def _print_runs(records: Iterator[RunRecord], none: str) -> None:
     console = table.console()
     first = True
     for rows in table.chunks(_row(record) for record in records):
-        part = table.table(_COLUMNS, header=first)
+        part = table.table(_COLUMNS, console.width, header=first)
         for row in rows:
             part.add_row(*row)
         console.print(part)
@@ -307,7 +307,7 @@ def _print_run(
     console.print(facts)
     if attempts:
         console.print()
-        console.print(_attempt_table(attempts))
+        console.print(_attempt_table(attempts, console.width))
     for stream, data in zip(("stdout", "stderr"), output or (), strict=False):
         if data:
             console.print()
@@ -350,8 +350,8 @@ def _facts(record: RunRecord) -> Iterator[tuple[str, str | Text]]:
     yield "by", table.printable(f"{record.user}, {record.owner}")
 
 
-def _attempt_table(attempts: tuple[AttemptRecord, ...]) -> Table:
-    made = table.table(_ATTEMPT_COLUMNS, header=True)
+def _attempt_table(attempts: tuple[AttemptRecord, ...], wide: int) -> Table:
+    made = table.table(_ATTEMPT_COLUMNS, wide, header=True)
     for attempt in attempts:
         made.add_row(
             str(attempt.number),

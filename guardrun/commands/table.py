@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +18,7 @@ _STYLES = {
     "retry": "yellow",
 }
 _CHUNK = 500
+_NARROWEST = 8
 
 
 class _Console(Console):
@@ -84,11 +85,22 @@ def chunks(rows: Iterable[tuple[str | Text, ...]]) -> Iterator[list[tuple[str | 
         yield portion
 
 
-def table(columns: Iterable[tuple[str, int | None]], *, header: bool) -> Table:
-    """A table without lines; columns are a title and a width (``None``: what is left)."""
+def table(columns: Sequence[tuple[str, int | None]], wide: int, *, header: bool) -> Table:
+    """A table without lines, ``wide`` characters at most.
+
+    Columns are a title and a width; the one without a width gets what is left.
+    """
     made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), show_header=header)
+    # Said outright: rich would take it from the others as well, and portions would not line up.
+    left = max(wide - sum((width or 0) + 1 for _, width in columns) + 1, _NARROWEST)
     for title, width in columns:
-        made.add_column(Text(title, "bold"), width=width, no_wrap=True, overflow="ellipsis")
+        made.add_column(
+            Text(title, "bold"),
+            width=width,
+            max_width=left if width is None else None,
+            no_wrap=True,
+            overflow="ellipsis",
+        )
     return made
 
 

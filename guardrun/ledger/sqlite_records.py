@@ -69,7 +69,7 @@ class SqliteRecords:
 
     def find(self, part: str) -> tuple[str, ...]:
         """Up to three job_ids that begin or end with ``part``."""
-        values = {"part": part}
+        values = {"part": plain(part)}
         found = {row[0] for row in self._rows(_SQL["find_prefix"], values)}
         found |= {row[0] for row in self._rows(_SQL["find_suffix"], values)}
         return tuple(sorted(found))[:3]

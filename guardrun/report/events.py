@@ -7,7 +7,7 @@ from guardrun.units import rfc3339, signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from guardrun.model import Attempt, Claim, Grant, Holder, Outcome, Refusal, Run
+    from guardrun.model import Attempt, Claim, Grant, Holder, Outcome, Run
 
 _LEVELS = {
     "success": "info",
@@ -57,14 +57,14 @@ def lock_acquired(run: Run, grant: Grant, waited: float) -> Event:
     )
 
 
-def key_refused(at: float, run: Run, refusal: Refusal, skipped: bool) -> Event:
+def key_refused(at: float, run: Run, reason: str, skipped: bool) -> Event:
     """The key, or one that is needed, says no."""
     return _event(
         at,
         "info" if skipped else "warning",
         "duplicate_skipped" if skipped else "precondition_failed",
         idempotency_key=run.key,
-        reason=refusal.reason,
+        reason=reason,
     )
 
 

@@ -1,4 +1,4 @@
-"""COMMAND's streams under --stdin, --output and --capture, and the log that must not get in its way.
+"""COMMAND's streams under --stdin, --output and --capture, and the log beside them.
 
 Numbers in docstrings are those of the list of behaviours of a process supervisor.
 """
@@ -12,6 +12,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -23,7 +24,6 @@ from typing import Any
 
 import pytest
 from support import (
-    GUARDRUN,
     Host,
     Listener,
     Result,
@@ -33,6 +33,7 @@ from support import (
     finish,
     no_survivors,
     status,
+    waits,
     write_script,
 )
 
@@ -57,7 +58,7 @@ def outputs(result: Result, stream: str) -> list[dict[str, Any]]:
 
 
 def test_replay_gives_every_attempt_all_of_stdin(host: Host) -> None:
-    """--stdin replay: each attempt reads the same bytes, whole, whatever the one before read (#15)."""
+    """--stdin replay: each attempt gets the same bytes, whole, whatever the last one read (#15)."""
     data = random.Random(1).randbytes(3_000_000)
     code = (
         "import hashlib, os, sys\n"
@@ -147,7 +148,7 @@ def test_output_as_log_lines(host: Host) -> None:
 
 def test_binary_output_is_safe(host: Host) -> None:
     """Random bytes become lines that parse, from which the bytes can be had back (#22)."""
-    data = random.Random(22).randbytes(200_000)
+    data = random.Random(22).randbytes(200_000) + b"\n"
     (host.root / "data").write_bytes(data)
     result = host.run("--output", "json", "--", "cat", "data")
     raw = result.stdout.splitlines(keepends=True)
@@ -180,7 +181,7 @@ def test_long_lines_are_split(host: Host, text: str) -> None:
 def test_daemon_with_our_pipe_does_not_hold_us(
     host: Host, mark: str, mode: str, capture: str
 ) -> None:
-    """What COMMAND leaves running may keep its stdout: guardrun ends, with all that was written (#20)."""
+    """A daemon may keep COMMAND's stdout: guardrun ends, with all that was written (#20)."""
     code = f"setsid sleep {mark} & echo told; exit 1"
     path = host.root / "out"
     with path.open("wb") as file:
@@ -201,7 +202,7 @@ def test_daemon_with_our_pipe_does_not_hold_us(
 
 
 def test_output_on_failure(host: Host) -> None:
-    """--output on-failure shows what COMMAND wrote, on the stream it wrote it to, when the run fails."""
+    """--output on-failure shows what COMMAND wrote, stream by stream, when the run fails."""
     code = "echo out; echo err >&2; exit $1"
     words = ["--output", "on-failure", *QUIET, "--", "sh", "-c", code, "sh"]
     good = host.run(*words, "0")
@@ -257,7 +258,7 @@ def test_output_inherit_is_the_same_file(host: Host) -> None:
 
 
 def test_capture_keeps_the_last_bytes(host: Host) -> None:
-    """--capture keeps the last bytes of each stream, and --on-duplicate replay writes them again."""
+    """--capture keeps the last bytes of each stream; --on-duplicate replay writes them again."""
     data = random.Random(7).randbytes(5000)
     (host.root / "data").write_bytes(data)
     words = ["--key", "k", "--capture", "1K", "--on-duplicate", "replay", *QUIET]
@@ -281,18 +282,20 @@ def test_capture_beside_every_output(host: Host, mode: str) -> None:
 
 
 def test_captured_output_goes_no_faster_than_its_reader(host: Host) -> None:
-    """With --capture COMMAND is slowed down by our reader as it would be without guardrun."""
-    process = host.start("--capture", "1K", *QUIET, "--", "head", "-c", "5000000", "/dev/zero")
+    """With --capture a slow reader slows down COMMAND, and gets all of it."""
+    words = ["--capture", "1K", *QUIET, "--", "sh", "-c", "head -c 5000000 /dev/zero; echo >ended"]
+    process = host.start(*words, bufsize=0)
     assert process.stdout is not None
-    assert process.stdout.read(10) == bytes(10)
-    assert status(process.pid)["State"].startswith("S") or process.poll() is None
+    read = process.stdout.read(1)
+    eventually(lambda: waits(process.pid), what="a guardrun at rest")
+    assert not (host.root / "ended").exists()
     result = finish(process)
     assert result.code == 0
-    assert len(result.stdout) > 4_000_000  # what was buffered by our own read is ours
+    assert len(read + result.stdout) == 5_000_000
 
 
 def test_captured_output_into_a_closed_pipe(host: Host) -> None:
-    """With --capture COMMAND's write fails when our reader has gone, as it would without guardrun (#25)."""
+    """With --capture COMMAND still gets SIGPIPE when our reader has gone (#25)."""
     process = host.start("--capture", "1K", *QUIET, "--", "yes")
     assert process.stdout is not None
     assert process.stdout.readline() == b"y\n"
@@ -429,7 +432,7 @@ def test_log_that_fails(host: Host, to: str, code: int) -> None:
 
 
 def test_log_to_a_pipe_that_closes(host: Host) -> None:
-    """`guardrun --output json … | head -1`: COMMAND runs to its end, and its code is the exit code (#24)."""
+    """`guardrun --output json … | head -1`: COMMAND runs to its end, its code is ours (#24)."""
     code = "for i in $(seq 1000); do echo line $i; done; echo >ran; exit 5"
     process = host.start("--output", "json", "--", "sh", "-c", code)
     assert process.stdout is not None
@@ -441,7 +444,7 @@ def test_log_to_a_pipe_that_closes(host: Host) -> None:
 
 
 def test_blocked_log_delays_nothing(host: Host) -> None:
-    """A log pipe that nobody reads keeps neither COMMAND from starting nor guardrun from its end (#24)."""
+    """A log pipe that nobody reads delays neither COMMAND's start nor guardrun's end (#24)."""
     with full_pipe() as (read, write):
         before = unread(read)
         begun = time.monotonic()
@@ -469,7 +472,7 @@ def test_blocked_log_delays_no_limit(host: Host, mark: str) -> None:
 
 
 def test_blocked_log_loses_only_what_does_not_fit(host: Host) -> None:
-    """Lines wait for a slow reader in 1 MiB of memory; what is dropped beyond it is counted (#24)."""
+    """Lines wait for a slow reader in 1 MiB of memory; what is dropped is counted (#24)."""
     ended = Listener(host.root / "signals")
     code = "for n in range(40000): print('%08d' % n + 'x' * 92)"
     command = f'{sys.executable} -I -S -c "{code}"; exec "$@"'
@@ -544,7 +547,7 @@ def test_quiet(host: Host) -> None:
 
 
 def test_lines_of_a_run(host: Host) -> None:
-    """Each line is an object with a time in UTC to the microsecond, level, event, job_id and job."""
+    """Each line has a time in UTC to the microsecond, level, event, job_id and job."""
     result = host.run("--job", "name", "--lock", "l", "--key", "k", "--", "true")
     assert [line["event"] for line in result.lines] == [
         "run_started",
@@ -565,21 +568,13 @@ def test_lines_of_a_run(host: Host) -> None:
 
 def test_each_line_is_one_write(host: Host, tmp_path: Path) -> None:
     """Every log line is written with one write(2): a packet socket keeps writes apart."""
-    import socket
-
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         script = write_script(tmp_path / "long", "#!/bin/sh\nhead -c 9000 /dev/zero | tr '\\0' x\n")
-        process = subprocess.Popen(
-            [*GUARDRUN, "--output", "json", "--", str(script)],
-            env=host.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=theirs,
-            start_new_session=True,
-        )
+        process = host.start("--output", "json", "--", str(script), stdout=theirs)
         theirs.close()
         ours.settimeout(30)
         packets = list(iter(lambda: ours.recv(1 << 16), b""))
-        assert process.wait(30) == 0
+        assert finish(process).code == 0
     assert all(packet.count(b"\n") == 1 and packet.endswith(b"\n") for packet in packets)
     assert json.loads(packets[-1])["event"] == "run_finished"
