@@ -326,8 +326,9 @@ def _holder(found: tuple[str | int | None, ...]) -> Holder:
 
 
 def _finish_key(db: sqlite3.Connection, outcome: Outcome) -> bool:
-    """The compare-and-set on the claim's token; a run without one touches no key."""
-    if outcome.claim is None or outcome.claim.token is None or outcome.run.key is None:
+    """The compare-and-set on the claim's token; False when the claim is somebody else's."""
+    run, claim = outcome.run, outcome.claim
+    if run.key is None or (claim is None and not outcome.attempts):
         return True
     # A claim under which nothing was executed has interrupted nothing: the key is free again.
     otherwise = "interrupted" if outcome.attempts else "failed"
@@ -339,13 +340,16 @@ def _finish_key(db: sqlite3.Connection, outcome: Outcome) -> bool:
         "interrupted": None,
     }[state]
     values = {
-        "key": plain(outcome.run.key),
-        "token": outcome.claim.token,
+        "key": plain(run.key),
         "state": state,
         "finished_at": finished_at,
         "expires_at": expires_at,
     }
-    return db.execute(_SQL["finish_key"], values).rowcount == 1
+    if claim is None:
+        if state == "succeeded":
+            db.execute(_SQL["unclaimed_success"], values | _run_values(run))
+        return True
+    return db.execute(_SQL["finish_key"], values | {"token": claim.token}).rowcount == 1
 
 
 def _run_values(run: Run) -> dict[str, object]:

@@ -388,13 +388,35 @@ def test_late_truth_completes_an_interrupted_key(store: SqliteStore) -> None:
 
 
 def test_an_outcome_without_a_beginning_is_inserted(store: SqliteStore) -> None:
-    """A run that began while the ledger was down is recorded whole when it ends; no key moves."""
+    """A run that began while the ledger was down is recorded whole when it ends."""
     ledger = store.open()
     run = make_run("k")
     assert ledger.finish(ended(run, None))
     row = store.row(run)
     assert (row.result, row.attempts, row.argv) == ("success", 1, run.argv)
-    claimed(ledger.begin(make_run("k"), K))
+
+
+@pytest.mark.parametrize("before", [None, "failed", "timeout"])
+def test_a_success_without_a_claim_blocks_its_key(store: SqliteStore, before: str | None) -> None:
+    """Once it is recorded, a success that had to do without a claim is as good as any other."""
+    ledger = store.open()
+    if before is not None:
+        run_key(ledger, "k", before)
+    run = make_run("k", started_at=store.clock() + 10)
+    assert ledger.finish(ended(run, None))
+    assert refusal(ledger.begin(make_run("k"), K)).kind == "duplicate"
+
+
+def test_a_success_without_a_claim_yields_to_later_truth(store: SqliteStore) -> None:
+    """It neither takes a key from a run that holds it, nor rewrites what began after it."""
+    ledger = store.open()
+    holder = make_run("held")
+    claim = claimed(ledger.begin(holder, K))
+    assert ledger.finish(ended(make_run("held", started_at=store.clock() - 10), None))
+    assert refusal(ledger.begin(make_run("held"), K)).kind == "held"
+    assert ledger.finish(ended(holder, claim, "failed"))
+    assert ledger.finish(ended(make_run("held", started_at=store.clock() - 10), None))
+    claimed(ledger.begin(make_run("held"), K))
 
 
 def test_a_run_without_a_key(store: SqliteStore) -> None:

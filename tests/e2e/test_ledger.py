@@ -65,7 +65,7 @@ def on_a_terminal(host: Host, *words: str) -> str:
 def test_a_success_is_recorded(host: Host) -> None:
     """A run that succeeded is in the ledger with all that its last log line says."""
     began = time.time()
-    due = f"{began - 60:.0f}"
+    due = str(int(began) - 60)
     options = ("--job", "nightly", "--lock", "l", "--key", "k", "--enqueued-at", due)
     result = host.run(*options, "--", "sh", "-c", "exit 0", "x y")
     assert result.code == 0, result
@@ -86,7 +86,7 @@ def test_a_success_is_recorded(host: Host) -> None:
     assert row["command"] == ["sh", "-c", "exit 0", "x y"]
     assert row["attempts"] == 1
     assert row["duration_ms"] > 0
-    assert 60_000 <= row["queue_lag_ms"] <= 62_000 + 1000 * (time.time() - began)
+    assert 60_000 <= row["queue_lag_ms"] <= 61_001 + 1000 * (time.time() - began)
     whole = show(host, last["job_id"])
     assert whole["host"] == os.uname().nodename
     assert [attempt["result"] for attempt in whole["attempts"]] == ["success"]
@@ -650,6 +650,27 @@ def test_the_lock_is_held_until_the_outcome_is_recorded(host: Host) -> None:
     assert result.code == 0, result
     assert "outcome_spooled" not in result.events
     assert show(host, result.finished["job_id"])["result"] == "success"
+
+
+def test_told_to_stop_while_recording(host: Host) -> None:
+    """TERM while the outcome of a COMMAND that succeeded is recorded: the success is not lost."""
+    process = host.hold("--key", "k", "--record-wait", "60s")
+    with busy(host.state / "ledger.sqlite3"):
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdin = None
+        eventually(lambda: not command_of(process), what="the end of COMMAND")
+        process.send_signal(signal.SIGTERM)
+        result = finish(process, timeout=20)
+    assert result.code == -signal.SIGTERM, result
+    again = host.run("--key", "k", "--on-interrupted", "stop", "--", host.job)
+    if result.finished["result"] == "success":
+        assert again.event("duplicate_skipped"), again
+    else:  # the signal was there before COMMAND's end was seen
+        assert again.code == 76, again
+    assert len(host.executions()) == 1
+    row = show(host, result.finished["job_id"])
+    assert row["result"] == result.finished["result"]
 
 
 def command_of(process: subprocess.Popen[bytes]) -> bool:

@@ -613,6 +613,18 @@ def test_lock_files_are_never_unlinked(host: Host) -> None:
     assert {path.name: path.stat().st_ino for path in host.locks.iterdir()} == before
 
 
+@pytest.mark.parametrize("rubbish", [b"", b"\0" * 100, b"slots\nfence x\nholder 0\nhold 0 x"])
+def test_what_a_power_cut_may_leave_is_in_nobodys_way(host: Host, rubbish: bytes) -> None:
+    """Files of a lock that are empty or damaged need no repair, and the token still grows."""
+    before = token_of(host)
+    for path in host.locks.iterdir():
+        path.write_bytes(rubbish)
+    assert token_of(host) > before
+    holder = host.hold("--lock", "a")
+    assert host.run("--lock", "a", "--", host.job).code == 75
+    finish(holder)
+
+
 def refused(host: Host, *options: str) -> None:
     """Check that a run is refused with 73 and one line, without executing anything."""
     result = host.run("--lock", "a", "--on-ledger-down", "run", *options, "--", host.job)

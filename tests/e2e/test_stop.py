@@ -196,6 +196,15 @@ def test_daemon_is_left_alone(host: Host, mark: str, code: int) -> None:
     assert len(alive(mark)) == 3
 
 
+@pytest.mark.parametrize("name", ["KILL", "SEGV", "TERM"])
+def test_death_by_signal_is_no_normal_end(host: Host, mark: str, name: str) -> None:
+    """A COMMAND that a signal ended (the OOM killer's) leaves nothing running (#2, #18)."""
+    tree = stubborn_tree(host.root / "tree", mark, last=f"trap - TERM; kill -{name} $$")
+    result = host.run("--lock", "l", "--kill-after", "100ms", "--", str(tree))
+    assert result.code == -signal.Signals[f"SIG{name}"]
+    assert alive(mark) == []
+
+
 def test_no_orphans_no_word(host: Host) -> None:
     """A COMMAND that leaves nothing running has no orphans_left in its log (#19)."""
     result = host.run("--", "sh", "-c", "true & wait")

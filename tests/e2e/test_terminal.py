@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import shlex
 import shutil
 import signal
@@ -134,18 +135,9 @@ class Shell(Terminal):
         """What the shell, which must have its prompt back, makes of an expression."""
         self._asked += 1
         self.type(f'echo "answer {self._asked}:"{expression}:\n')
-        shown = self.shows(f"answer {self._asked}:")
-        eventually(lambda: self._answers(), what="an answer")
-        del shown
-        return self._answers()[-1]
-
-    def _answers(self) -> list[str]:
-        found = []
-        for line in self.screen().splitlines():
-            head, _, rest = line.partition(f"answer {self._asked}:")
-            if not head and rest.endswith(":"):
-                found.append(rest[:-1])
-        return found
+        # What was typed is on the screen as well, with a quotation mark there.
+        answer = re.compile(rf'answer {self._asked}:([^"\r\n]*):\r')
+        return eventually(lambda: answer.search(self.screen()), what="the shell's answer")[1]
 
     def jobs(self) -> list[int]:
         """The pids of the shell's children."""
@@ -188,6 +180,11 @@ def guardrun_of(command: int) -> int:
     return pid
 
 
+def written_pid(path: Path) -> int:
+    """The pid that a script has written down."""
+    return int(eventually(lambda: path.read_text().strip() if path.exists() else ""))
+
+
 # ---------------------------------------------------------------- keys
 
 
@@ -197,7 +194,7 @@ def guardrun_of(command: int) -> int:
 def test_key_reaches_command_once(
     host: Host, shell: Shell, listener: Listener, key: str, name: str
 ) -> None:
-    """Ctrl-C and Ctrl-\\ reach COMMAND exactly once, and the shell sees guardrun end by it (#10)."""
+    """Ctrl-C and Ctrl-\\ reach COMMAND exactly once, and guardrun ends by the signal (#10)."""
     shell.guardrun(*QUIET, "--retries", "3", "--backoff", "1ms", "--", *listener.words("USR1=0"))
     guardrun = guardrun_of(listener.pid())
     shell.type(key)
@@ -280,8 +277,7 @@ def test_suspend_and_resume(host: Host, shell: Shell) -> None:
     """Ctrl-Z stops guardrun and COMMAND, the lock stays held, `fg` continues both (#11)."""
     code = 'echo $$ >pid; read line; echo "got $line"'
     shell.guardrun(*QUIET, "--lock", "l", "--", "sh", "-c", code)
-    path = host.root / "pid"
-    command = int(eventually(lambda: path.exists() and path.read_text()) or 0)
+    command = written_pid(host.root / "pid")
     guardrun = guardrun_of(command)
     shell.type(CTRL_Z)
     eventually(lambda: stopped(command) and stopped(guardrun), what="both stopped")
@@ -292,7 +288,7 @@ def test_suspend_and_resume(host: Host, shell: Shell) -> None:
     shell.type("hello\n")
     shell.shows("got hello")
     assert shell.says("$?") == "0"
-    assert [row["result"] for row in host.rows() if row["lock"] == "l"][0] == "success"
+    assert next(row["result"] for row in host.rows() if row["lock"] == "l") == "success"
 
 
 def test_timeout_while_suspended(host: Host, shell: Shell, mark: str) -> None:
@@ -319,8 +315,7 @@ def test_background_job_that_reads_the_terminal(host: Host, shell: Shell, mark: 
     code = "echo $$ >pid; read line; echo it must not get here"
     words = ["--timeout", "1500ms", "--kill-after", "200ms", "--", "sh", "-c", code, mark]
     shell.guardrun(*QUIET, *words, after=" &")
-    path = host.root / "pid"
-    command = int(eventually(lambda: path.exists() and path.read_text()) or 0)
+    command = written_pid(host.root / "pid")
     eventually(lambda: stopped(command), what="COMMAND stopped by SIGTTIN")
     eventually(lambda: set(alive(mark)) <= set(shell.jobs()), what="the end of COMMAND")
     shell.type("fg\n")
@@ -363,7 +358,7 @@ def test_suspend_in_lock_wait(host: Host, shell: Shell) -> None:
 # ---------------------------------------------------------------- the terminal itself
 
 
-def test_resize_is_seen_once(host: Host, shell: Shell, listener: Listener) -> None:
+def test_resize_is_seen_once(shell: Shell, listener: Listener) -> None:
     """A change of the window's size reaches COMMAND exactly once (#13)."""
     shell.guardrun(*QUIET, "--", *listener.words("USR1=0"))
     guardrun = guardrun_of(listener.pid())
@@ -445,7 +440,7 @@ def test_hang_up(host: Host, shell: Shell, mark: str) -> None:
 def test_hang_up_of_the_sessions_leader(
     host: Host, on_terminal: Callable[..., Terminal], listener: Listener
 ) -> None:
-    """Where guardrun leads the session, the kernel tells only guardrun of the hang-up; COMMAND hears of it."""
+    """Of a hang-up the kernel tells the session's leader; COMMAND under it hears of it, too."""
     terminal = on_terminal(*QUIET, "--kill-after", "3s", "--", *listener.words("HUP=0"))
     command = listener.pid()
     terminal.hang_up()
@@ -459,7 +454,7 @@ def test_hang_up_of_the_sessions_leader(
 def test_group_killed_on_a_terminal(
     host: Host, on_terminal: Callable[..., Terminal], shell: Shell, mark: str, leader: bool
 ) -> None:
-    """kill -9 of guardrun's group, COMMAND's own on a terminal, leaves nothing in other sessions (#30)."""
+    """kill -9 of guardrun's group, which is COMMAND's too, leaves nothing behind (#30)."""
     tree = stubborn_tree(host.root / "tree", mark)
     if leader:
         group = on_terminal(*QUIET, "--", str(tree)).process.pid

@@ -1,0 +1,118 @@
+# fish completion for guardrun
+# Made by tools/generate.py from the table of options: change that, not this.
+
+# Prints COMMAND and its words, as far as they stand before the cursor; fails while an option
+# lacks its value.
+function __guardrun_rest
+    set -l words (commandline -opc)
+    set -e words[1]
+    test "$words[1]" = run; and set -e words[1]
+    argparse -s job= c/command= lock= lock-file= scope= lease-url= j/slots= s/shared x/exclusive w/wait= n/nonblock E/conflict-exit-code= min-hold= ttl= claim-ttl= on-lease-loss= store-wait= key= key-ttl= on-duplicate= on-interrupted= on-mismatch= needs=+ retries= backoff= jitter= retry-on= retry-budget= success-codes= t/timeout= deadline= signal= k/kill-after= splay= stdin= stdin-max= output= capture= ledger-url= record-wait= on-ledger-down= enqueued-at= log-to= log-format= log-level= q/quiet config= dry-run h/help version -- $words 2>/dev/null; or return
+    set -q argv[1]; and printf '%s\n' $argv
+    return 0
+end
+
+# Prints where the cursor is: the name of a subcommand, "command", or "options".
+function __guardrun_place
+    set -l words (commandline -opc)
+    if contains -- "$words[2]" history show
+        echo $words[2]
+        return
+    end
+    set -l rest (__guardrun_rest)
+    if test $status -eq 0; and begin
+            set -q rest[1]; or contains -- -- $words
+        end
+        echo command
+    else
+        echo options
+    end
+end
+
+function __guardrun_at
+    contains -- (__guardrun_place) $argv
+end
+
+function __guardrun_first
+    test (count (commandline -opc)) -eq 1
+end
+
+# Completes COMMAND as if it stood alone.
+function __guardrun_command
+    set -l rest (__guardrun_rest); or return
+    set -l token (commandline -ct)
+    test "$(__guardrun_place)" = options; and string match -q -- '-*' $token; and return
+    complete -C (string join -- ' ' (string escape -- $rest) $token)
+end
+
+complete -c guardrun -f
+complete -c guardrun -n '__guardrun_at options command' -a '(__guardrun_command)'
+complete -c guardrun -n __guardrun_first -a run -d 'Run COMMAND under guard.'
+complete -c guardrun -n __guardrun_first -a history -d 'Show what ran, newest first.'
+complete -c guardrun -n __guardrun_first -a show -d 'Show one run with its attempts and its captured output.'
+
+complete -c guardrun -n '__guardrun_at options' -l job -x -d 'What the run is called in the ledger, logs and metrics'
+complete -c guardrun -n '__guardrun_at options' -s c -l command -x -d 'Run /bin/sh -c STRING; further words are an error'
+complete -c guardrun -n '__guardrun_at options' -l lock -x -d 'Name of the lock held while COMMAND runs'
+complete -c guardrun -n '__guardrun_at options' -l lock-file -rF -d 'Lock this very file or directory, as flock(1) does'
+complete -c guardrun -n '__guardrun_at options' -l scope -x -a 'host distributed' -d 'A lock of this host, or a lease in the lease store; implied by --lease-url'
+complete -c guardrun -n '__guardrun_at options' -l lease-url -x -d 'Where leases are kept: redis, rediss, unix, postgresql, postgresql+advisory, etcd, etcds, consul or consuls'
+complete -c guardrun -n '__guardrun_at options' -s j -l slots -x -d 'Up to N holders at once'
+complete -c guardrun -n '__guardrun_at options' -s s -l shared -d 'Share the lock with other readers; host scope only'
+complete -c guardrun -n '__guardrun_at options' -s x -l exclusive -d 'Hold the lock alone; the default'
+complete -c guardrun -n '__guardrun_at options' -s w -l wait -x -a 'forever' -d 'How long to wait for a busy lock, and then for a key another run holds'
+complete -c guardrun -n '__guardrun_at options' -s n -l nonblock -d 'Do not wait: --wait 0'
+complete -c guardrun -n '__guardrun_at options' -s E -l conflict-exit-code -x -d 'Exit code when the lock is busy'
+complete -c guardrun -n '__guardrun_at options' -l min-hold -x -d 'Keep the lock taken at least this long from its acquisition, even when COMMAND ends earlier'
+complete -c guardrun -n '__guardrun_at options' -l ttl -x -d 'Time to live of a lease, 10s to 24h; it is renewed every quarter of that'
+complete -c guardrun -n '__guardrun_at options' -l claim-ttl -x -d 'Time to live of a key\'s claim in Postgres, 10s to 24h; renewed like a lease'
+complete -c guardrun -n '__guardrun_at options' -l on-lease-loss -x -a 'stop warn' -d 'What happens to COMMAND when the lease is no longer proved to be held'
+complete -c guardrun -n '__guardrun_at options' -l store-wait -x -d 'How long an unreachable store is tried again before it counts as down'
+complete -c guardrun -n '__guardrun_at options' -l key -x -d 'Idempotency key: at most one successful run per key'
+complete -c guardrun -n '__guardrun_at options' -l key-ttl -x -d 'How long this run\'s success keeps the key blocked'
+complete -c guardrun -n '__guardrun_at options' -l on-duplicate -x -a 'skip fail replay' -d 'The key already succeeded: exit 0, exit 76, or write its stored output again'
+complete -c guardrun -n '__guardrun_at options' -l on-interrupted -x -a 'rerun stop' -d 'The key\'s last run was cut off: run again, or exit 76 until a person decides'
+complete -c guardrun -n '__guardrun_at options' -l on-mismatch -x -a 'fail ignore' -d 'The key was used with another COMMAND line: exit 76, or go on'
+complete -c guardrun -n '__guardrun_at options' -l needs -x -d 'Run only if this key has succeeded, else exit 76'
+complete -c guardrun -n '__guardrun_at options' -l retries -x -d 'Further attempts after a failed one'
+complete -c guardrun -n '__guardrun_at options' -l backoff -x -d 'Exponential backoff between attempts'
+complete -c guardrun -n '__guardrun_at options' -l jitter -x -a 'full equal decorrelated' -d 'How the wait between attempts is randomised'
+complete -c guardrun -n '__guardrun_at options' -l retry-on -x -d 'What is worth another attempt, such as 75 or 1,5-9,timeout,signal'
+complete -c guardrun -n '__guardrun_at options' -l retry-budget -x -d 'At most N retries of this job in the window, over all runs of the ledger'
+complete -c guardrun -n '__guardrun_at options' -l success-codes -x -d 'Exit codes that count as success; guardrun still exits with COMMAND\'s own'
+complete -c guardrun -n '__guardrun_at options' -s t -l timeout -x -d 'Limit for one attempt'
+complete -c guardrun -n '__guardrun_at options' -l deadline -x -d 'Limit for the whole run: splay, waiting, attempts and backoff'
+complete -c guardrun -n '__guardrun_at options' -l signal -x -a 'TERM INT QUIT HUP USR1 USR2 KILL' -d 'What a COMMAND that must stop is sent first'
+complete -c guardrun -n '__guardrun_at options' -s k -l kill-after -x -d 'Then SIGKILL, to all that COMMAND started'
+complete -c guardrun -n '__guardrun_at options' -l splay -x -d 'Wait a while first, at most this long; always the same on one host for one job'
+complete -c guardrun -n '__guardrun_at options' -l stdin -x -a 'inherit replay null' -d 'Give COMMAND our stdin, the whole of it for every attempt, or none'
+complete -c guardrun -n '__guardrun_at options' -l stdin-max -x -d 'The most that --stdin replay reads'
+complete -c guardrun -n '__guardrun_at options' -l output -x -a 'inherit json on-failure discard' -d 'COMMAND\'s stdout and stderr: untouched, as JSON log lines, shown only when the run fails, or dropped'
+complete -c guardrun -n '__guardrun_at options' -l capture -x -d 'Keep the last SIZE bytes of each stream in the ledger'
+complete -c guardrun -n '__guardrun_at options' -l ledger-url -x -a 'none:' -d 'Where outcomes are kept: sqlite:///PATH, postgresql://… or none:'
+complete -c guardrun -n '__guardrun_at options' -l record-wait -x -d 'How long a finished run tries to record its outcome before it goes to the spool'
+complete -c guardrun -n '__guardrun_at options' -l on-ledger-down -x -a 'stop run' -d 'The ledger cannot be reached before COMMAND starts: exit 69, or run'
+complete -c guardrun -n '__guardrun_at options' -l enqueued-at -x -d 'When the work was due, RFC 3339 or seconds since 1970: gives queue_lag_ms'
+complete -c guardrun -n '__guardrun_at options' -l log-to -rF -a 'stdout stderr none' -d 'Where the log lines go'
+complete -c guardrun -n '__guardrun_at options' -l log-format -x -a 'auto json console' -d 'auto: JSON, unless the lines go to a terminal'
+complete -c guardrun -n '__guardrun_at options' -l log-level -x -a 'debug info warning error' -d 'The least important lines to write'
+complete -c guardrun -n '__guardrun_at options' -s q -l quiet -d 'No lines unless something went wrong'
+complete -c guardrun -n '__guardrun_at options' -l config -rF -d 'Read this configuration file instead of the usual ones'
+complete -c guardrun -n '__guardrun_at options' -l dry-run -d 'Print what would happen as JSON, touch nothing'
+complete -c guardrun -n '__guardrun_at options' -s h -l help -d 'Show this, and exit'
+complete -c guardrun -n '__guardrun_at options' -l version -d 'Show the version, and exit'
+
+complete -c guardrun -n '__guardrun_at history' -l limit -x -d '0 for all'
+complete -c guardrun -n '__guardrun_at history' -l job -x -d 'Only runs of this job'
+complete -c guardrun -n '__guardrun_at history' -l key -x -d 'Only runs with this idempotency key'
+complete -c guardrun -n '__guardrun_at history' -l result -x -a 'running success failed skipped_duplicate timeout lock_busy lease_lost precondition_failed interrupted store_unavailable' -d 'Only these'
+complete -c guardrun -n '__guardrun_at history' -l since -x -d 'Started then or later: RFC 3339, or DURATION ago'
+complete -c guardrun -n '__guardrun_at history' -l until -x -d 'Started earlier: RFC 3339, or DURATION ago'
+complete -c guardrun -n '__guardrun_at history' -l json -d 'One JSON object a line'
+complete -c guardrun -n '__guardrun_at history' -l ledger-url -x -a 'none:' -d 'Read this ledger'
+complete -c guardrun -n '__guardrun_at history' -l config -rF -d 'Use this configuration file'
+complete -c guardrun -n '__guardrun_at history' -l help -d 'Show what the subcommand takes, and exit'
+complete -c guardrun -n '__guardrun_at show' -l json -d 'One JSON object'
+complete -c guardrun -n '__guardrun_at show' -l ledger-url -x -a 'none:' -d 'Read this ledger'
+complete -c guardrun -n '__guardrun_at show' -l config -rF -d 'Use this configuration file'
+complete -c guardrun -n '__guardrun_at show' -l help -d 'Show what the subcommand takes, and exit'

@@ -1,0 +1,136 @@
+"""The completion for zsh, by its ``_arguments``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import surface
+from surface import Subcommand, Switch, Value
+
+_TEMPLATE = r"""#compdef guardrun
+# Made by tools/generate.py from the table of options: change that, not this.
+
+@SUBCOMMAND_FUNCTIONS@
+
+_guardrun() {
+  local -a subcommands options
+  local curcontext=$curcontext state line ret=1
+  local -A opt_args
+  subcommands=(
+    'run:Run COMMAND under guard.'
+@SUBCOMMANDS@
+  )
+  options=(
+@OPTIONS@
+  )
+  # A subcommand is one as the very first word only.
+  local first=$(( CURRENT == 2 ))
+  if (( CURRENT > 2 )); then
+    case $words[2] in
+      run) words[2]=() ; (( CURRENT-- )) ;;
+@CASES@
+    esac
+  fi
+  _arguments -C -s -S -A '-*' $options '(-)1: :->command' '*:: :->words' && ret=0
+  case $state in
+    command)
+      (( first )) && _describe -t subcommands subcommand subcommands && ret=0
+      _command_names -e && ret=0
+      ;;
+    words) _normal -p guardrun && ret=0 ;;
+  esac
+  return ret
+}
+
+_guardrun "$@"
+"""
+
+
+def render() -> str:
+    """The whole file."""
+    found = surface.subcommands()
+    text = _TEMPLATE
+    for name, filling in {
+        "SUBCOMMAND_FUNCTIONS": "\n\n".join(map(_function, found)),
+        "SUBCOMMANDS": _lines(f"    {_quoted(f'{sub.name}:{sub.help}')}" for sub in found),
+        "OPTIONS": _lines(_specs(surface.run_switches(), "    ")),
+        "CASES": _lines(
+            f"      {sub.name}) words[1]=() ; (( CURRENT-- )) ; _guardrun-{sub.name} ; return ;;"
+            for sub in found
+        ),
+    }.items():
+        text = text.replace(f"@{name}@", filling)
+    return text
+
+
+def _function(sub: Subcommand) -> str:
+    if not sub.children:
+        arguments = [f"'{number}:{word}: '" for number, word in enumerate(sub.arguments, 1)]
+        specs = [*_specs(sub.switches, "    "), *(f"    {word}" for word in arguments)]
+        body = " \\\n".join(["  _arguments -s -S", *specs])
+        return f"_guardrun-{sub.name}() {{\n{body}\n}}"
+    inner = "\n\n".join(
+        _function(child._replace(name=f"{sub.name}-{child.name}")) for child in sub.children
+    )
+    names = _lines(f"    {_quoted(f'{child.name}:{child.help}')}" for child in sub.children)
+    return (
+        f"{inner}\n\n"
+        f"_guardrun-{sub.name}() {{\n"
+        f"  local -a children\n"
+        f"  children=(\n{names}\n  )\n"
+        f"  if (( CURRENT > 2 )) && (( $+functions[_guardrun-{sub.name}-$words[2]] )); then\n"
+        f"    words[1]=() ; (( CURRENT-- )) ; _guardrun-{sub.name}-$words[1]\n"
+        f"  else\n"
+        f"    _describe -t subcommands subcommand children\n"
+        f"  fi\n"
+        f"}}"
+    )
+
+
+def _specs(switches: Iterable[Switch], indent: str) -> Iterator[str]:
+    """One specification an option, as ``_arguments`` reads it."""
+    for switch in switches:
+        explained = f"[{_plain(switch.help)}]"
+        action = _action(switch.value) if switch.value else ""
+        written = [_spelled(name, switch.value) for name in switch.names]
+        if switch.repeatable:
+            yield indent + " ".join(_quoted(f"*{word}{explained}{action}") for word in written)
+        elif len(written) == 1:
+            yield indent + _quoted(f"{written[0]}{explained}{action}")
+        else:
+            others = _quoted(f"({' '.join(switch.names)})")
+            yield f"{indent}{others}{{{','.join(written)}}}{_quoted(explained + action)}"
+
+
+def _spelled(name: str, value: Value | None) -> str:
+    """The value may be attached, or be the next word."""
+    if value is None:
+        return name
+    return f"{name}=" if name.startswith("--") else f"{name}+"
+
+
+def _action(value: Value) -> str:
+    words = " ".join(word.replace(":", r"\:") for word in value.words)
+    if value.file and value.words:
+        what = f'_alternative "words\\:word\\:({words})" files\\:file\\:_files'
+    elif value.file:
+        what = "_files"
+    elif value.words:
+        what = f"({words})"
+    else:
+        what = " "
+    return f":{value.metavar}:{what}"
+
+
+def _plain(text: str) -> str:
+    """The first sentence, with what ``_arguments`` would read as its own escaped."""
+    sentence = text.partition(". ")[0].rstrip(".")
+    return "".join(f"\\{char}" if char in r"[]:\\" else char for char in sentence)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "\n".join(lines)
