@@ -46,11 +46,15 @@ class Command:
         self._at_large = False
         """COMMAND has been started, and its end not been seen"""
 
-    def execute(self, number: int, grant: Grant | None, claim: Claim | None) -> Execution:
-        """Execute COMMAND once, to its end."""
-        spec = self._spec
+    def prepare(self) -> None:
+        """Start the warden, unless it is there already; raises GuardrunError."""
         if self._guard is None:
             self._guard = Guard(self._loop.terminal.group, self._mask)
+
+    def execute(self, number: int, grant: Grant | None, claim: Claim | None) -> Execution:
+        """Execute COMMAND once, to its end; ``prepare`` comes first."""
+        spec = self._spec
+        assert self._guard is not None
         begun = kernel.now()
         output = open_output(spec, self._log.bind(attempt=number).emit, self._held)
         stdio = dict(output.stdio)

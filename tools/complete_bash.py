@@ -1,4 +1,4 @@
-"""The completion for bash: self-contained, and on with bash-completion's own where that is loaded."""
+"""The completion for bash; COMMAND's own words are left to bash-completion where that is loaded."""
 
 from __future__ import annotations
 

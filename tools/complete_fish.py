@@ -106,7 +106,9 @@ def _of(sub: Subcommand) -> Iterator[str]:
 def _completes(place: str, switches: Iterable[Switch]) -> Iterator[str]:
     for switch in switches:
         words = ["complete -c guardrun", f"-n '__guardrun_at {place}'"]
-        words += [f"-{'l' if name[:2] == '--' else 's'} {name.lstrip('-')}" for name in switch.names]
+        words += [
+            f"-{'l' if name[:2] == '--' else 's'} {name.lstrip('-')}" for name in switch.names
+        ]
         if switch.value:
             words.append("-rF" if switch.value.file else "-x")
             if switch.value.words:

@@ -110,16 +110,20 @@ def _spelled(name: str, value: Value | None) -> str:
 
 
 def _action(value: Value) -> str:
-    words = " ".join(word.replace(":", r"\:") for word in value.words)
+    words = " ".join(map(_no_colon, value.words))
     if value.file and value.words:
-        what = f'_alternative "words\\:word\\:({words})" files\\:file\\:_files'
+        what = f'_alternative "words\\:word\\:({words})" "files\\:file\\:_files"'
     elif value.file:
         what = "_files"
     elif value.words:
         what = f"({words})"
     else:
         what = " "
-    return f":{value.metavar}:{what}"
+    return f":{_no_colon(value.metavar)}:{what}"
+
+
+def _no_colon(text: str) -> str:
+    return text.replace(":", r"\:")
 
 
 def _plain(text: str) -> str:

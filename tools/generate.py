@@ -1,6 +1,6 @@
 """Write the man page's tables and the completions; with ``--check``, only say what is out of date.
 
-    python tools/generate.py
+python tools/generate.py
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ The rest of the page is written by hand. A table stands between ``.\\" BEGIN nam
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 
 import surface
@@ -72,9 +73,8 @@ def _list(switches: Iterable[Switch]) -> Iterator[str]:
 
 def _described(switch: Switch) -> Iterator[str]:
     yield from _sentences(switch.help)
-    words = switch.value.words if switch.value else ()
-    if words and switch.value and words[0] not in switch.value.metavar.split("|"):
-        yield f"Such as {', '.join(map(_escaped, words))}."
+    if switch.value and switch.value.listed:
+        yield from _sentences(f"One of {', '.join(switch.value.words)}.")
     if switch.default:
         yield f"Default: {_escaped(switch.default)}."
     if switch.environment:
@@ -91,8 +91,10 @@ def _value(value: Value) -> str:
 
 
 def _sentences(text: str) -> Iterator[str]:
-    for sentence in re.split(r"(?<=[.]) +(?=[A-Z])", _escaped(text)):
-        yield rf"\&{sentence}" if sentence.startswith((".", "'")) else sentence
+    """Each sentence on lines of its own, as mdoc wants it."""
+    for sentence in re.split(r"(?<=[.]) +(?=[A-Z])", text):
+        for line in textwrap.wrap(_escaped(sentence), 80, break_on_hyphens=False):
+            yield rf"\&{line}" if line.startswith((".", "'")) else line
 
 
 def _escaped(text: str) -> str:

@@ -28,6 +28,8 @@ class Value(NamedTuple):
     words: tuple[str, ...] = ()
     """the fixed values"""
     file: bool = False
+    listed: bool = False
+    """``words`` are all there is, and the metavar does not show them"""
 
 
 class Switch(NamedTuple):
@@ -138,7 +140,7 @@ def _click_switch(option: click.Option) -> Switch:
         metavar = option.metavar or ("N" if isinstance(kind, click.IntRange) else kind.name.upper())
         value = _value(names[-1], metavar)
         if isinstance(kind, click.Choice):
-            value = value._replace(words=tuple(map(str, kind.choices)))
+            value = value._replace(words=tuple(map(str, kind.choices)), listed=True)
     shown = option.default if option.show_default and not option.is_flag else None
     return Switch(
         names, value, option.help or "", "" if shown is None else str(shown), "", option.multiple

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from guardrun.ledger.records import Filter
 
 _SQL = sql.statements("sqlite", "records")
+_WHOLE = 36
 _PATIENCE = 5.0
 """s to wait for a process that opens or closes the file; running jobs do not stand in the way"""
 
@@ -40,16 +41,19 @@ def open_file(url: str) -> SqliteRecords | None:
         return None
     try:
         db = connect(path, "ro", _PATIENCE)
-        found = version(db, path)
     except driver.Error as error:
         raise unavailable(path, error) from error
-    if found == 0:
+    try:
+        found = version(db, path)
+    except BaseException as error:
         db.close()
-        return None
-    if found < SCHEMA:
-        db.close()
-        db = open_for_writing(path)
-    return SqliteRecords(path, db)
+        if isinstance(error, driver.Error):
+            raise unavailable(path, error) from error
+        raise
+    if found == SCHEMA:
+        return SqliteRecords(path, db)
+    db.close()
+    return SqliteRecords(path, open_for_writing(path)) if found else None
 
 
 class SqliteRecords:
@@ -71,7 +75,8 @@ class SqliteRecords:
         """Up to three job_ids that begin or end with ``part``."""
         values = {"part": plain(part)}
         found = {row[0] for row in self._rows(_SQL["find_prefix"], values)}
-        found |= {row[0] for row in self._rows(_SQL["find_suffix"], values)}
+        if len(part) < _WHOLE:  # ends have no index
+            found |= {row[0] for row in self._rows(_SQL["find_suffix"], values)}
         return tuple(sorted(found))[:3]
 
     def run(self, job_id: str) -> RunRecord | None:

@@ -89,6 +89,17 @@ def test_a_key_that_runs_is_held(store: SqliteStore) -> None:
     assert said.holder == Holder(holder.owner, holder.job_id, NOON + 5)
 
 
+def test_a_key_is_held_since_its_latest_claim(store: SqliteStore) -> None:
+    """What an earlier run did with the key is no part of the answer."""
+    ledger = store.open()
+    run_key(ledger, "k", "failed")
+    store.clock.pass_by(60)
+    claimed(ledger.begin(make_run("k"), K))
+    said = refusal(ledger.begin(make_run("k"), K))
+    assert said.holder is not None
+    assert said.holder.since == NOON + 60
+
+
 def test_a_key_that_succeeded_is_a_duplicate(store: SqliteStore) -> None:
     """After a success the key says no, and names the run that succeeded."""
     ledger = store.open()

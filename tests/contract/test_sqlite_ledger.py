@@ -246,6 +246,30 @@ def test_liveness_is_per_run(tmp_path: Path) -> None:
     assert not LiveFile(one.path).is_alive(second)
 
 
+def test_only_a_run_that_was_let_go_on_is_alive(store: SqliteStore) -> None:
+    """A refused run is not; one that ended is not; one that could not begin is, until it ends."""
+    ledger, other = store.open(), LiveFile(str(store.directory / "runs.live"))
+    first = make_run("k")
+    claim = claimed(ledger.begin(first, K))
+    no = make_run("k")
+    refusal(ledger.begin(no, K))
+    assert not other.is_alive(no.job_id)
+    blocker = sqlite3.connect(store.path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    blocked = make_run("x")
+    with pytest.raises(StoreUnavailable):
+        ledger.begin(blocked, KeySpec("x"))
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    assert other.is_alive(first.job_id)
+    assert other.is_alive(blocked.job_id)
+    ledger.finish(ended(first, claim))
+    ledger.finish(ended(blocked, None))
+    assert not other.is_alive(first.job_id)
+    assert not other.is_alive(blocked.job_id)
+    other.close()
+
+
 def test_one_id_cannot_be_two_runs(tmp_path: Path) -> None:
     """A second process that says it is the same run is refused."""
     one, other = LiveFile(str(tmp_path / "live")), LiveFile(str(tmp_path / "live"))
@@ -524,13 +548,16 @@ def test_pruning_spares_running_rows_and_keys_that_block(store: SqliteStore) -> 
     run_key(ledger, "lasts", key_ttl=2000 * DAY, **long_ago)
     run_key(ledger, "failed", "failed", **long_ago)
     run_key(ledger, "interrupted", "timeout", **long_ago)
+    run_key(ledger, "again", "failed", **long_ago)
+    again = make_run("again")
+    claimed(ledger.begin(again, KeySpec("again")))
     while ledger.prune(0.0, 0.0, 2):
         pass
-    assert [row.job_id for row in store.runs()] == [run.job_id]
+    assert {row.job_id for row in store.runs()} == {run.job_id, again.job_id}
     with sqlite3.connect(store.path) as db:
         keys = {row[0] for row in db.execute("SELECT key FROM keys")}
     db.close()
-    assert keys == {"running", "succeeded", "lasts", "interrupted"}
+    assert keys == {"running", "succeeded", "lasts", "interrupted", "again"}
     said = refusal(ledger.begin(make_run("succeeded"), KeySpec("succeeded")))
     assert said.kind == "duplicate"
     assert said.holder is not None

@@ -438,6 +438,16 @@ def test_what_needs_the_ledger_can_be_told_to_run_without(host: Host, break_it: 
     assert result.event("outcome_spooled")
 
 
+def test_a_success_without_a_claim_blocks_its_key_later(host: Host) -> None:
+    """A run with a key that had to do without the ledger blocks that key once it is recorded."""
+    assert host.run("--", "true").code == 0
+    words = ("--key", "k", "--on-ledger-down", "run", *QUICK, "--", host.job)
+    with busy(host.state / "ledger.sqlite3"):
+        assert host.run(*words).event("outcome_spooled")
+    assert host.run("--key", "k", "--", host.job).event("duplicate_skipped")
+    assert len(host.executions()) == 1
+
+
 def test_a_newer_ledger_is_left_alone(host: Host) -> None:
     """A ledger of a later version is not touched, and the line says that guardrun is too old."""
     newer(host)

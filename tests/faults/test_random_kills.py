@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Host, alive, finish, kill, no_survivors, write_script
+from support import Host, alive, kill, no_survivors, write_script
 
 ROUNDS = int(os.environ.get("GUARDRUN_TEST_ROUNDS", "40"))
 SEED = int(os.environ.get("GUARDRUN_TEST_SEED") or random.SystemRandom().getrandbits(32))
@@ -125,6 +125,11 @@ class Arena:
             *("--", str(self.command), str(self.journal), held, self.mark, *hidden),
         ]
 
+    def start(self, key: str, env: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start a guardrun for this key."""
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return self.host.start(*self.words(key), env=env, **quiet)
+
     def told(self) -> list[tuple[str, str]]:
         """What COMMAND has written down: (what, job_id), in order."""
         if not self.journal.exists():
@@ -160,13 +165,13 @@ def one_round(arena: Arena, key: str, rng: random.Random) -> None:
     contenders = []
     for _ in range(rng.choice((1, 1, 2, 3))):
         env = {"WORK": str(rng.uniform(0, 0.15)), "CODE": rng.choice("0001")}
-        contenders.append(Contender(arena.host.start(*arena.words(key), env=env)))
+        contenders.append(Contender(arena.start(key, env)))
     begun = time.monotonic()
     for moment in sorted(rng.uniform(0, 0.5) for _ in range(rng.choice((1, 1, 2, 3)))):
         victim, members = rng.choice(contenders), rng.choice(VICTIMS)
         time.sleep(max(0.0, begun + moment - time.monotonic()))  # a moment, not a condition
         kill_members(victim, members, arena.mark)
-    results = [finish(contender.process, 40) for contender in contenders]
+    codes = [contender.process.wait(40) for contender in contenders]
     no_survivors(arena.mark)
     last = arena.host.run(*arena.words(key), env={"WORK": "0", "CODE": "0"})
     assert last.code == 0, last
@@ -184,8 +189,8 @@ def one_round(arena: Arena, key: str, rng: random.Random) -> None:
     assert set(started) <= rows.keys(), "it was run before it was claimed"
     assert "running" not in {row["result"] for row in rows.values()}
     by_pid = {row["pid"]: row for row in rows.values()}
-    for contender, result in zip(contenders, results, strict=True):
-        check_row(contender, result.code, by_pid.get(contender.process.pid), finished)
+    for contender, code in zip(contenders, codes, strict=True):
+        check_row(contender, code, by_pid.get(contender.process.pid), finished)
     states = arena.host.rows(f"SELECT state FROM keys WHERE key = '{key}'")
     assert [row["state"] for row in states] == ["succeeded"]
 
@@ -211,7 +216,7 @@ def test_killed_together(arena: Arena) -> None:
     """Ten runs of one key whose guardruns are all killed at once: the next one runs it, alone."""
     rng = random.Random(SEED)
     env = {"WORK": "30", "CODE": "0"}
-    processes = [arena.host.start(*arena.words("k"), env=env) for _ in range(10)]
+    processes = [arena.start("k", env) for _ in range(10)]
     deadline = time.monotonic() + 20
     while not arena.told() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -219,7 +224,7 @@ def test_killed_together(arena: Arena) -> None:
     for process in processes:
         kill(process.pid)
     for process in processes:
-        assert finish(process).code == -signal.SIGKILL
+        assert process.wait(10) == -signal.SIGKILL
     no_survivors(arena.mark)
     assert arena.host.run(*arena.words("k"), env={"WORK": "0", "CODE": "0"}).code == 0
     told = arena.told()
