@@ -38,8 +38,10 @@ class Spawn(NamedTuple):
     """which of 0, 1, 2 are replaced; the others COMMAND shares with us"""
     env: dict[str, str | None]
     """on top of the warden's own; ``None``: not set"""
-    limits: tuple[tuple[float, str], ...]
-    """(due, cause): when to stop COMMAND without being told"""
+    timeout: float
+    """s from its start; then the warden stops COMMAND without being told"""
+    deadline: float
+    """CLOCK_BOOTTIME; likewise"""
     signum: int
     grace: float
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from guardrun import channel, identity, kernel
+from guardrun import channel, identity
 from guardrun.model import Captured
 from guardrun.supervisor import execute as watching
 from guardrun.supervisor.guard import Guard
@@ -55,7 +55,6 @@ class Command:
         """Execute COMMAND once, to its end; ``prepare`` comes first."""
         spec = self._spec
         assert self._guard is not None
-        begun = kernel.now()
         output = open_output(spec, self._log.bind(attempt=number).emit, self._held)
         stdio = dict(output.stdio)
         if spec.stdin == "replay" and self._stdin is not None:
@@ -66,7 +65,8 @@ class Command:
             spec.argv,
             tuple(stdio),
             identity.environment(self._run, number, grant, claim),
-            ((begun + spec.timeout, "timeout"), (self._loop.deadline, "deadline")),
+            spec.timeout,
+            self._loop.deadline,
             spec.stop_signal,
             spec.kill_after,
         )

@@ -68,7 +68,6 @@ class Held(NamedTuple):
 def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
     """Run COMMAND under guard, and account for it; nothing escapes but faults of guardrun."""
     begun = kernel.now()
-    tools.loop.deadline = begun + plan.exec.deadline
     tools.log.emit(events.run_started(me.started_at, me))
     held = Held()
     attempts: list[Attempt] = []
@@ -240,7 +239,7 @@ def execute(plan: Plan, me: Run, tools: Tools, held: Held, attempts: list[Attemp
             if again:
                 attempts[-1] = attempts[-1]._replace(result="retry")
         finally:
-            log.emit(events.attempt_finished(attempts[-1]))
+            log.emit(events.attempt_finished(time.time(), attempts[-1]))
         if execution.told is not None:
             return told_to_stop(execution.told)
         if not again:

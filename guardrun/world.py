@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from guardrun import cli, identity, safety
+from guardrun import cli, identity, kernel, safety
 from guardrun.command import Command
 from guardrun.report.log import Log
 from guardrun.run import Tools, run
@@ -28,6 +28,7 @@ def perform(plan: Plan) -> int:
     journal = Log.start(plan.report)
     signals, mask = take_signals()
     loop = Loop(signals, find_terminal(), journal)
+    loop.deadline = kernel.now() + plan.exec.deadline
     stdin = None
     if plan.exec.stdin == "replay":
         from guardrun.supervisor.stdin import Stdin

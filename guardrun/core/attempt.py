@@ -19,7 +19,9 @@ from guardrun.lean import NamedTuple
 RUNNING, STOPPING, KILLED, OVER = "running", "stopping", "killed", "over"
 
 EXIT = "exit"
-"""COMMAND's own process has ended"""
+"""COMMAND's own process has ended by itself"""
+CRASH = "crash"
+"""COMMAND's own process was ended by a signal: what it left running was not left on purpose"""
 EMPTY = "empty"
 """no process of COMMAND's is left: wait(2) says ECHILD"""
 GRACE_OVER = "grace over"
@@ -43,18 +45,22 @@ class State(NamedTuple):
 
 _TABLE = {
     (RUNNING, EXIT): (OVER, REPORT),
+    (RUNNING, CRASH): (STOPPING, TERMINATE),
     (RUNNING, EMPTY): (RUNNING, NOTHING),
     (RUNNING, GRACE_OVER): (RUNNING, NOTHING),
     (RUNNING, GUARD_LOST): (KILLED, KILL),
     (STOPPING, EXIT): (STOPPING, NOTHING),
+    (STOPPING, CRASH): (STOPPING, NOTHING),
     (STOPPING, EMPTY): (OVER, REPORT),
     (STOPPING, GRACE_OVER): (KILLED, KILL),
     (STOPPING, GUARD_LOST): (KILLED, KILL),
     (KILLED, EXIT): (KILLED, KILL),
+    (KILLED, CRASH): (KILLED, KILL),
     (KILLED, EMPTY): (OVER, REPORT),
     (KILLED, GRACE_OVER): (KILLED, KILL),
     (KILLED, GUARD_LOST): (KILLED, KILL),
     (OVER, EXIT): (OVER, NOTHING),
+    (OVER, CRASH): (OVER, NOTHING),
     (OVER, EMPTY): (OVER, NOTHING),
     (OVER, GRACE_OVER): (OVER, NOTHING),
     (OVER, GUARD_LOST): (KILLED, KILL),

@@ -134,6 +134,8 @@ class LiveFile:
     def _unavailable(self, error: OSError) -> StoreUnavailable | UnsafePath:
         if error.errno == errno.ELOOP:
             return UnsafePath(f"{self.path} is a symbolic link: remove it, and run again")
+        if error.errno == errno.EISDIR:
+            return UnsafePath(f"{self.path} is a directory: remove it, and run again")
         return StoreUnavailable(
             f"cannot use {self.path}: {os.strerror(error.errno or errno.EIO)}; "
             "check the state directory and its filesystem"

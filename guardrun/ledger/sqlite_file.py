@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from guardrun.errors import ConfigError, StoreOutdated, StoreUnavailable, UnsafePath
 from guardrun.ledger.sql import migrations
@@ -166,14 +167,18 @@ def is_transient(error: Exception) -> bool:
 def _make(path: str) -> None:
     """Make the empty file, 0600 whatever the umask; SQLite gives its -wal and -shm the same."""
     try:
-        mode = os.lstat(path).st_mode
+        found = os.lstat(path)
     except FileNotFoundError:
         pass
     except OSError as error:
         raise _unmakable(path, error) from error
     else:
-        if mode & 0o170000 == 0o120000:
+        if stat.S_ISLNK(found.st_mode):
             raise UnsafePath(f"the ledger {path} is a symbolic link: name the file itself")
+        if not stat.S_ISREG(found.st_mode):
+            raise UnsafePath(f"the ledger {path} is not a regular file: remove it, or name another")
+        if found.st_uid != os.geteuid():
+            raise UnsafePath(f"the ledger {path} belongs to user {found.st_uid}: run as that user")
         return
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW

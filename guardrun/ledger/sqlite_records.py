@@ -114,8 +114,10 @@ class SqliteRecords:
         try:
             db = connect(self._path, "ro", _PATIENCE)
             statement = _SQL["runs"].format(where=_SQL["by_id"])
-            row = db.execute(statement, {"job_id": record.job_id}).fetchone()
-            db.close()
+            try:
+                row = db.execute(statement, {"job_id": record.job_id}).fetchone()
+            finally:
+                db.close()
         except driver.Error as error:
             raise unavailable(self._path, error) from error
         now = record if row is None else _record(row)

@@ -76,10 +76,10 @@ def attempt_started(at: float, number: int, claim: Claim | None) -> Event:
     return _event(at, "info", "attempt_started", attempt=number, reason=reason)
 
 
-def attempt_finished(attempt: Attempt) -> Event:
+def attempt_finished(at: float, attempt: Attempt) -> Event:
     """COMMAND ended, one way or another."""
     return _event(
-        attempt.started_at + attempt.duration,
+        at,
         "info" if attempt.result == "success" else "warning",
         "attempt_finished",
         attempt=attempt.number,
@@ -163,4 +163,5 @@ def _holder(holder: Holder | None) -> dict[str, object] | None:
     if holder is None:
         return None
     since = None if holder.since is None else rfc3339(holder.since)
-    return {"owner": holder.owner, "job_id": holder.job_id, "since": since}
+    known = {"owner": holder.owner, "job_id": holder.job_id, "since": since}
+    return {key: value for key, value in known.items() if value is not None}

@@ -58,21 +58,21 @@ def watch(
 
     Limits are the warden's to enforce; here they only serve to notice a warden that does not.
     """
-    limit, cause = min(order.limits, default=(_NEVER, None))
+    limit = min(order.deadline, kernel.now() + order.timeout)
     nudge, last = limit + _NUDGE, limit + order.grace + _LATE
     told: int | None = None
     started_at, begun = time.time(), kernel.now()
+    running = False
     while True:
-        interests = [(guard.fileno(), select.POLLIN), *output.interests()]
+        # COMMAND may write before the warden can say that it runs: its lines come after that one.
+        interests = [(guard.fileno(), select.POLLIN), *(output.interests() if running else ())]
         ready, signals = loop.wait(interests, min(nudge, last))
         for taken in signals:
-            # What the terminal sends, it sends to the whole job: COMMAND, in our own process
-            # group, has it already.
-            heard = taken.by_kernel and loop.terminal.group is not None
+            heard = loop.terminal.told_all(taken)
             if taken.number in loop.terminal.stops and told is None:
-                told, cause = taken.number, "told_to_stop"
+                told = taken.number
                 kill_due = kernel.now() + order.grace
-                guard.send(channel.Stop(cause, None if heard else taken.number, kill_due))
+                guard.send(channel.Stop("told_to_stop", None if heard else taken.number, kill_due))
                 nudge, last = kernel.now() + _NUDGE, min(last, kill_due + _LATE)
             elif taken.number == signal.SIGCHLD:
                 guard.bury_strangers()
@@ -90,15 +90,15 @@ def watch(
         match word:
             case None:
                 guard.seize()
-                output.close()
+                drain(loop, output, linger=False)
                 return Execution(
-                    Ended(None, None, cause if told else "warden_lost"),
+                    Ended(None, None, "told_to_stop" if told else "warden_lost"),
                     told,
                     started_at,
                     now - begun,
                 )
             case channel.Started(at, clock):
-                started_at, begun = at, clock
+                started_at, begun, running = at, clock, True
                 log.emit(events.attempt_started(at, number, claim))
                 log.open()
             case channel.NotStarted(problem):
@@ -123,7 +123,9 @@ def watch(
             guard.wake()
         if now >= last:
             guard.seize()
-            output.close()
+            drain(loop, output, linger=False)
+            overdue = "deadline" if order.deadline <= now else "timeout"
+            cause = "told_to_stop" if told else overdue
             return Execution(Ended(None, None, cause), told, started_at, now - begun)
 
 

@@ -37,11 +37,23 @@ class Terminal(NamedTuple):
 
     group: int | None
     """``None``: no terminal, COMMAND gets a group of its own"""
+    leader: bool = False
+    """guardrun leads the session"""
 
     @property
     def stops(self) -> frozenset[int]:
         """Signals that tell guardrun to stop."""
         return STOP if self.group is None else STOP | {signal.SIGHUP}
+
+    def told_all(self, taken: kernel.Signal) -> bool:
+        """Whether COMMAND got this signal as well.
+
+        What a terminal sends, it sends to the whole foreground group, COMMAND in it; but when it
+        goes away the kernel tells the session's leader alone: tty_signal_session_leader().
+        """
+        if self.group is None or not taken.by_kernel:
+            return False
+        return not (self.leader and taken.number == signal.SIGHUP)
 
 
 def find_terminal() -> Terminal:
@@ -50,7 +62,7 @@ def find_terminal() -> Terminal:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK))
     except OSError:
         return Terminal(None)
-    return Terminal(os.getpgrp())
+    return Terminal(os.getpgrp(), os.getsid(0) == os.getpid())
 
 
 def take_signals() -> tuple[frozenset[int], frozenset[int]]:

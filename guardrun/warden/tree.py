@@ -94,7 +94,7 @@ def signal_tree(signum: int, group: int | None, spare: frozenset[int] = frozense
                 continue
             pidfd = os.pidfd_open(pid)
             try:
-                if _stat(pid)[0] == above:
+                if parent(pid) in (above, me):  # an orphan has come to us meanwhile
                     signal.pidfd_send_signal(pidfd, signum)
             finally:
                 os.close(pidfd)

@@ -148,9 +148,11 @@ class Warden:
                 os.close(fd)
         self._main, self._group = pid, pid if group is None else None
         self._state = attempt.State(attempt.RUNNING)
-        self._limits, self._signum, self._grace = order.limits, order.signum, order.grace
+        started = kernel.now()
+        self._limits = ((started + order.timeout, "timeout"), (order.deadline, "deadline"))
+        self._signum, self._grace = order.signum, order.grace
         self._kill_due = self._report_due = _NEVER
-        self._channel.send(channel.Started(time.time(), kernel.now()))
+        self._channel.send(channel.Started(time.time(), started))
 
     def _pass(self, signum: int) -> None:
         if self._main is None or self._state.phase == attempt.OVER:
@@ -166,8 +168,11 @@ class Warden:
         if main is not None:
             ended = os.waitid(os.P_PID, main, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is not None and self._state.phase == attempt.RUNNING:
-                self._see(attempt.EXIT)
-                return
+                if ended.si_code == os.CLD_EXITED:
+                    self._see(attempt.EXIT)
+                    return
+                self._kill_due = kernel.now() + self._grace
+                self._see(attempt.CRASH)
             # While its tree is being stopped COMMAND stays a zombie until the others are gone:
             # that keeps its process group's number from being recycled under our signals.
             others = tree.reap(frozenset({main}))

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
 _PROGRAM = """#!/bin/sh
-# Notes that it ran, with its stdin where that is no terminal, and does what $ACT says.
+# Notes that it ran, and does what $ACT says.
 echo "${0##*/}" >>"$LOG"
 eval "$ACT"
 """
