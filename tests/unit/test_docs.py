@@ -1,4 +1,4 @@
-"""What is written about guardrun is true of it: names, options, commands, links, generated files."""
+"""What is written about guardrun is true of it: names, options, commands, links, tables."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from guardrun import config, errors
@@ -125,20 +126,23 @@ def test_one_word_for_one_thing() -> None:
 
 
 def _commands(text: str) -> Iterator[list[str]]:
-    """The words of every guardrun in shell text, each up to what the shell takes for itself."""
-    lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
+    """The words of every guardrun in a line of sh or crontab, without the shell's own."""
+    lexer = shlex.shlex(re.sub(r"^([\d*/,-]+ ){5}", "", text), posix=True, punctuation_chars=True)
     lexer.whitespace = " \t"
     lexer.wordchars += "{}:,@%$[]."
     words: list[str] | None = None
+    begins = True
     for word in lexer:
-        if re.fullmatch(r"[|&;<>()\n]+", word):
+        if re.fullmatch(r"[|&;<>()]+", word):
             if words is not None:
                 yield words
-            words = None
+            words, begins = None, True
         elif words is not None:
             words.append(word)
-        elif re.fullmatch(r"(.*/)?guardrun", word):
+        elif begins and re.fullmatch(r"(.*/)?guardrun", word):
             words = []
+        else:
+            begins = False
     if words is not None:
         yield words
 
@@ -149,13 +153,14 @@ def _shown(page: Path) -> Iterator[list[str]]:
         blocks = re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", text, re.M | re.S)
     else:
         blocks = re.findall(r"^ *```(?:sh|crontab)\n(.*?)```", text, re.M | re.S)
-        blocks += re.findall(r"(?<!`)`(guardrun [^`]+)`", text)
+        inline = re.findall(r"(?<!`)`(guardrun [^`]+)`", text)
+        blocks += [" ".join(span.split()) for span in inline]
     for block in blocks:
         for line in block.replace("\\\n", " ").splitlines():
             yield from _commands(line)
 
 
-def _click(name: str) -> launch.click.Command:
+def _click(name: str) -> click.Command:
     command = copy.copy(launch.load(SUBCOMMANDS[name]))
     command.params = [*command.params, *launch._common()]
     return command
