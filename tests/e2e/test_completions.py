@@ -106,7 +106,7 @@ class Typist:
             return path.exists()
 
         try:
-            eventually(appeared)
+            eventually(appeared, within=30)
         except AssertionError as error:
             raise AssertionError(screen.decode(errors="replace")) from error
         text = path.read_text()
