@@ -23,7 +23,7 @@ _STDIN = 0
 
 
 class Command:
-    """COMMAND of one run; its warden is there from ``prepare`` to ``dismiss``."""
+    """COMMAND of one run; its warden is there from the first execution to ``dismiss``."""
 
     def __init__(
         self,
@@ -46,15 +46,13 @@ class Command:
         self._at_large = False
         """COMMAND has been started, and its end not been seen"""
 
-    def prepare(self) -> None:
-        """Start the warden, unless it is there already; raises GuardrunError."""
-        if self._guard is None:
-            self._guard = Guard(self._loop.terminal.group, self._mask)
-
     def execute(self, number: int, grant: Grant | None, claim: Claim | None) -> Execution:
-        """Execute COMMAND once, to its end; ``prepare`` comes first."""
+        """Execute COMMAND once, to its end. Raises GuardrunError when it can't be watched."""
         spec = self._spec
-        assert self._guard is not None
+        if self._guard is None:
+            # Not before lock and claim: warden and backstop inherit their descriptors, and so
+            # keep both until nothing of COMMAND is alive, even if it closes its own.
+            self._guard = Guard(self._loop.terminal.group, self._mask)
         output = open_output(spec, self._log.bind(attempt=number).emit, self._held)
         stdio = dict(output.stdio)
         if spec.stdin == "replay" and self._stdin is not None:

@@ -248,6 +248,7 @@ def has_password(url: str) -> bool:
 
 TEMPLATE = Kind("TEMPLATE", template)
 PATH = Kind("PATH", path)
+FILE = Kind("FILE", path)
 JOB = Kind("NAME", job_name)
 SHELL_STRING = Kind("STRING", shell_string)
 PATTERN = Kind("REGEX", pattern)

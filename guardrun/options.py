@@ -163,7 +163,7 @@ SECTIONS: tuple[tuple[str, tuple[Option, ...]], ...] = (
     (
         "General",
         (
-            Option("config", kinds.PATH, where=LINE_ONLY, environment="GUARDRUN_CONFIG"),
+            Option("config", kinds.FILE, where=LINE_ONLY, environment="GUARDRUN_CONFIG"),
             Option("dry-run", sets=("dry-run", True), where=LINE_ONLY),
             Option("help", short="h", where=LINE_ONLY),
             Option("version", where=LINE_ONLY),

@@ -76,7 +76,6 @@ def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
             splay(plan, me, tools)
             held, ending = acquire_lock(plan, me, tools)
             if ending is None:
-                tools.command.prepare()  # the warden gets ready while the ledger syncs
                 held, ending = validate_key(plan, me, tools, held)
             if ending is None:
                 ending = execute(plan, me, tools, held, attempts)

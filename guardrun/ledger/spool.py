@@ -133,7 +133,7 @@ class Spool:
         if len(data) + self._size() > self._limit:
             raise StoreUnavailable(
                 f"the spool {self._directory} is full ({self._limit >> 20} MiB): "
-                "make the ledger reachable and run guardrun flush"
+                "make the ledger reachable, then any run records what waits"
             )
         path = os.path.join(self._directory, f"{outcome.run.job_id}.json")
         draft = f"{path}.tmp"

@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 from support import (
+    GUARDRUN,
     Host,
     Listener,
     alive,
@@ -139,6 +141,21 @@ def test_timeout_catches_who_never_rests(host: Host, mark: str) -> None:
     assert alive(mark) == []
 
 
+def test_timeout_ends_a_runaway_recursion(host: Host, mark: str) -> None:
+    """A script that calls itself without end is ended however deep it has got (#17)."""
+    script = write_script(
+        host.root / "deep",
+        "#!/bin/sh\n"
+        'test "$1" -gt 0 || { echo >bottom; exec sleep "$2"; }\n'
+        '"$0" $(($1 - 1)) "$2"\nexit 1\n',
+    )
+    process = host.start("--timeout", "20s", "--kill-after", "0", "--", str(script), "1200", mark)
+    eventually((host.root / "bottom").exists, 20, "the bottom")
+    process.terminate()
+    assert finish(process).code == -signal.SIGTERM
+    assert alive(mark) == []
+
+
 def test_deadline_of_a_running_command(host: Host, tree: Path, mark: str) -> None:
     """--deadline ends a running COMMAND, all of it, with 124."""
     result = host.run("--deadline", "500ms", "--kill-after", "200ms", "--", str(tree))
@@ -220,6 +237,45 @@ def test_lock_is_held_until_the_run_has_ended(host: Host) -> None:
     process.send_signal(signal.SIGUSR1)
     assert finish(process).code == 0
     assert host.run("--lock", "l", "--", "true").code == 0
+
+
+@pytest.mark.parametrize("how", ["normal end", "timeout", "warden killed"])
+def test_child_from_before_is_left_alone(host: Host, mark: str, how: str) -> None:
+    """A child that a shell had when it became guardrun is none of guardrun's business."""
+    words = [
+        "--log-to",
+        "none",
+        "--kill-after",
+        "0",
+        "--timeout",
+        "1s" if how == "timeout" else "1h",
+    ]
+    begun = host.root / "began"
+    process = subprocess.Popen(
+        [
+            *("sh", "-c", f'sleep {mark} >/dev/null 2>&1 & exec "$@"', "sh"),
+            *(*GUARDRUN, *words, "--", "sh", "-c", 'echo >began; exec "$@"', "sh"),
+            *(["true"] if how == "normal end" else ["sleep", "60"]),
+        ],
+        cwd=host.root,
+        env=host.environment(),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    (stranger,) = sleepers(mark, 1)
+    eventually(begun.exists)
+    if how == "warden killed":
+        children = eventually(lambda: [pid for pid in children_of(process.pid) if pid != stranger])
+        (warden,) = children_of(children[0])
+        os.kill(warden, signal.SIGKILL)
+    code = process.wait(15)
+    assert {"normal end": 0, "timeout": 124}.get(how, code) == code
+    assert alive(mark) == [stranger]
+
+
+def children_of(pid: int) -> list[int]:
+    """The children of a process."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 # ---------------------------------------------------------------- guardrun itself is killed
@@ -340,6 +396,41 @@ def test_process_group_killed(host: Host, tree: Path, mark: str) -> None:
     assert finish(waiting, 10).stdout == b"0\n"
     assert finish(process).code == -signal.SIGKILL
     interrupted_and_free(host)
+
+
+@pytest.mark.parametrize("members", [("supervisor",), *PAIRS], ids="-".join)
+def test_lock_is_not_commands_alone(host: Host, mark: str, members: tuple[str, ...]) -> None:
+    """The lock outlives the death of guardrun also where COMMAND has closed every descriptor (#30).
+
+    As sudo does, and every subprocess of Python. Whoever could end the tree at once is stopped.
+    """
+    code = (
+        "import os, signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        "os.closerange(3, 1 << 16); os.execvp('sleep', ['sleep', sys.argv[1]])"
+    )
+    hidden = write_script(
+        host.root / "hidden", f'#!/bin/sh\nexec {sys.executable} -I -S -c "{code}" {mark}\n'
+    )
+    process = host.start("--lock", "l", "--key", "k", "--", str(hidden))
+    eventually(lambda: [pid for pid in alive(mark) if name_of(pid) == "sleep"])
+    pids = family(process.pid)
+    waiting = contender(host, mark)
+    for member in set(MEMBERS) - set(members):
+        os.kill(pids[member], signal.SIGSTOP)
+        eventually(partial(stopped, pids[member]))
+    for member in members:
+        os.kill(pids[member], signal.SIGKILL)
+    for member in set(MEMBERS) - set(members) - {"warden"}:
+        kill(pids[member], signal.SIGCONT)
+    assert finish(waiting, 20).stdout == b"0\n"
+    no_survivors(mark, AT_ONCE)
+    assert finish(process, 15).code != 0
+    interrupted_and_free(host)
+
+
+def name_of(pid: int) -> str:
+    """The name of a process; empty when it is gone."""
+    return status(pid).get("Name", "")
 
 
 def test_killed_while_stopping(host: Host, tree: Path, mark: str) -> None:

@@ -247,6 +247,18 @@ def test_interrupt_ends_what_ignores_it(host: Host, shell: Shell, mark: str) -> 
     assert shell.says("$?") == "130"
 
 
+def test_interrupt_asks_other_sessions(host: Host, shell: Shell) -> None:
+    """What COMMAND started in a session of its own, which no key reaches, is asked to stop as well."""
+    far = Listener(host.root / "signals")
+    code = "setsid \"$@\" & trap 'exit 0' INT; while :; do sleep 0.01; done"
+    words = ["--kill-after", "1h", "--", "sh", "-c", code, "sh", *far.words("INT=0", "TERM=0")]
+    shell.guardrun(*QUIET, *words)
+    far.pid()
+    shell.type(CTRL_C)
+    assert shell.says("$?") == "130"
+    assert {"INT", "TERM"} & set(far.heard())
+
+
 @pytest.mark.parametrize("name", ["TERM", "HUP", "USR1", "WINCH"])
 def test_signal_by_hand_is_passed_on_once(
     host: Host, shell: Shell, listener: Listener, name: str
@@ -338,6 +350,7 @@ def test_background_job_is_left_alone_by_keys(host: Host, shell: Shell, listener
     shell.type("cat\n")
     eventually(lambda: shell.foreground() == "cat", what="cat in the foreground")
     shell.type(CTRL_C)
+    eventually(lambda: shell.foreground() == "bash", what="the end of cat")
     assert shell.says("$?") == "130"
     os.kill(guardrun, signal.SIGUSR1)
     assert listener.heard("USR1") == ["USR1"]
