@@ -6,10 +6,10 @@ What does not fit a packet travels as an unlinked memory file.
 
 from __future__ import annotations
 
-import array
+import _socket  # ``socket`` itself also loads selectors: 2 ms of every start
 import marshal
 import os
-import socket
+import sys
 
 from guardrun.lean import NamedTuple
 
@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 _PACKET = 64 * 1024
 _MAX_FDS = 250  # SCM_MAX_FD is 253
+_INT = 4
 
 
 class Ready(NamedTuple):
     """Warden → supervisor: I am here, and this is my pid."""
 
     pid: int
+
+
+class Keep(NamedTuple):
+    """Supervisor → backstop: keep the descriptors that come with this."""
 
 
 class Spawn(NamedTuple):
@@ -106,6 +111,7 @@ class Unkillable(NamedTuple):
 
 _KINDS: tuple[Callable[..., tuple[object, ...]], ...] = (
     Ready,
+    Keep,
     Spawn,
     Stop,
     Pass,
@@ -121,7 +127,7 @@ _KINDS: tuple[Callable[..., tuple[object, ...]], ...] = (
 class Channel:
     """One end of a pair; ``receive`` blocks, so poll ``fileno()`` first."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: _socket.socket) -> None:
         self._end = end
 
     def fileno(self) -> int:
@@ -136,8 +142,8 @@ class Channel:
             os.write(memory, data)
             data, fds = b"", (memory, *fds)
         try:
-            rights = array.array("i", fds).tobytes()
-            control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if fds else []
+            rights = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in fds)
+            control = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if fds else []
             self._end.sendmsg([data or b"\0"], control)
         except (BrokenPipeError, ConnectionResetError):
             return False
@@ -150,7 +156,7 @@ class Channel:
         """Receive one message and its descriptors; ``None`` when the other end is closed."""
         try:
             data, control, _, _ = self._end.recvmsg(
-                _PACKET + 1024, socket.CMSG_SPACE(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
+                _PACKET + 1024, _socket.CMSG_SPACE(_MAX_FDS * _INT), _socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionResetError:
             return None
@@ -158,9 +164,10 @@ class Channel:
             return None
         fds: list[int] = []
         for _, _, rights in control:
-            numbers = array.array("i")
-            numbers.frombytes(rights[: len(rights) - len(rights) % numbers.itemsize])
-            fds.extend(numbers)
+            fds.extend(
+                int.from_bytes(rights[at : at + _INT], sys.byteorder)
+                for at in range(0, len(rights), _INT)
+            )
         if data == b"\0":
             memory = fds.pop(0)
             with open(memory, "rb") as file:
@@ -175,5 +182,5 @@ class Channel:
 
 def pair() -> tuple[Channel, Channel]:
     """Make a channel: the two ends, both close-on-exec."""
-    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     return Channel(one), Channel(other)

@@ -23,7 +23,7 @@ _STDIN = 0
 
 
 class Command:
-    """COMMAND of one run; its warden is there from the first execution to ``dismiss``."""
+    """COMMAND of one run; its warden is there from ``prepare`` to ``dismiss``."""
 
     def __init__(
         self,
@@ -46,13 +46,16 @@ class Command:
         self._at_large = False
         """COMMAND has been started, and its end not been seen"""
 
+    def prepare(self) -> None:
+        """Start the processes that will watch COMMAND, unless they are there; GuardrunError."""
+        if self._guard is None:
+            self._guard = Guard(self._loop.terminal.group, self._mask)
+
     def execute(self, number: int, grant: Grant | None, claim: Claim | None) -> Execution:
         """Execute COMMAND once, to its end. Raises GuardrunError when it can't be watched."""
         spec = self._spec
-        if self._guard is None:
-            # Not before lock and claim: warden and backstop inherit their descriptors, and so
-            # keep both until nothing of COMMAND is alive, even if it closes its own.
-            self._guard = Guard(self._loop.terminal.group, self._mask)
+        self.prepare()
+        assert self._guard is not None
         output = open_output(spec, self._log.bind(attempt=number).emit, self._held)
         stdio = dict(output.stdio)
         if spec.stdin == "replay" and self._stdin is not None:
@@ -69,7 +72,7 @@ class Command:
             spec.kill_after,
         )
         held = (*(grant.fds if grant else ()), *(claim.fds if claim else ()))
-        self._guard.send(order, (*stdio.values(), *held))
+        self._guard.spawn(order, tuple(stdio.values()), held)
         output.sent()
         if _STDIN in stdio:
             os.close(stdio[_STDIN])
@@ -102,7 +105,7 @@ class Command:
         return watching.pass_on(self._loop, replay_captured(Captured(stdout, stderr)))
 
     def dismiss(self) -> None:
-        """Leave alone what is left running, and end the processes that watched it.
+        """Leave alone what is left running, and tell the processes that watched it to end.
 
         When a fault of ours kept COMMAND's end from being seen, nothing of it is left running.
         """
@@ -111,3 +114,8 @@ class Command:
         if self._at_large:
             self._guard.seize()
         self._guard.dismiss()
+
+    def bury(self) -> None:
+        """Wait until the processes that watched COMMAND are gone."""
+        if self._guard is not None:
+            self._guard.bury()

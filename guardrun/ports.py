@@ -15,6 +15,13 @@ from guardrun.model import Budget, Busy, Claim, Event, Grant, Holder, KeySpec, O
 Emit = Callable[[Event], None]
 
 
+class Rng(Protocol):
+    """Where jitter comes from; ``random.Random`` is one."""
+
+    def uniform(self, low: float, high: float, /) -> float:
+        """A number from ``low`` to ``high``."""
+
+
 class Lock(Protocol):
     """One lock, for one run."""
 
@@ -30,6 +37,9 @@ class Lock(Protocol):
 
 class Ledger(Protocol):
     """Durable truth about runs and keys."""
+
+    def prepare(self) -> None:
+        """Open what ``begin`` will need, if that can be done now; what fails is for it to tell."""
 
     def begin(self, run: Run, key: KeySpec) -> Claim | Refusal:
         """Check ``run.needs``, claim ``run.key`` and store the run as running: one transaction.

@@ -19,12 +19,10 @@ from guardrun.units import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import random
-
     from guardrun.command import Command
     from guardrun.ledger.spool import Spool
     from guardrun.model import Grant, Holder, Plan, Run
-    from guardrun.ports import Ledger, Lock
+    from guardrun.ports import Ledger, Lock, Rng
     from guardrun.report.log import Log
     from guardrun.supervisor.execute import Execution
     from guardrun.supervisor.loop import Loop
@@ -50,7 +48,7 @@ class Tools(NamedTuple):
 
     loop: Loop
     log: Log
-    rng: random.Random
+    rng: Rng
     lock: Lock | None
     ledger: Ledger | None
     spool: Spool | None
@@ -76,6 +74,7 @@ def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
             splay(plan, me, tools)
             held, ending = acquire_lock(plan, me, tools)
             if ending is None:
+                tools.command.prepare()  # the warden gets ready while the ledger syncs
                 held, ending = validate_key(plan, me, tools, held)
             if ending is None:
                 ending = execute(plan, me, tools, held, attempts)
@@ -119,6 +118,7 @@ def acquire_lock(plan: Plan, me: Run, tools: Tools) -> tuple[Held, Ending | None
     if isinstance(answer, Busy) and answer.reason is None and plan.wait > 0:
         holder = answer.holders[0] if answer.holders else None
         tools.log.emit(events.lock_busy(time.time(), me, holder, "waiting", waits=True))
+        get_ready(tools)
         answer = tools.lock.acquire(me, due)
     waited = kernel.now() - asked
     if isinstance(answer, Busy):
@@ -127,6 +127,14 @@ def acquire_lock(plan: Plan, me: Run, tools: Tools) -> tuple[Held, Ending | None
         return Held(waited=waited), busy(me, tools, holder, reason, plan.conflict_code)
     tools.log.emit(events.lock_acquired(me, answer, waited))
     return Held(answer, waited), None
+
+
+def get_ready(tools: Tools) -> None:
+    """Do what can be done while waiting, so that the lock is not idle when it comes."""
+    tools.log.open()
+    tools.command.prepare()
+    if tools.ledger is not None:
+        tools.ledger.prepare()
 
 
 def busy(me: Run, tools: Tools, holder: Holder | None, reason: str, code: int) -> Ending:
@@ -381,3 +389,4 @@ def release(tools: Tools) -> None:
         tools.lock.release()
     if tools.ledger is not None:
         tools.ledger.close()
+    tools.command.bury()

@@ -14,7 +14,7 @@ from support import Host
 ROOT = Path(__file__).parent.parent / "guardrun"
 
 VALUES = {"errors", "lean", "model", "units"}
-SYSTEM = {"kernel", "safety", "blocking", "outlet", "digest"}
+SYSTEM = {"kernel", "safety", "blocking", "outlet", "digest", "chance"}
 """thin wrappers of kernel calls, without a will of their own"""
 
 MAY_IMPORT = {
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "model": {"lean"},
     "units": {"errors", "lean", "model"},
     "digest": set(),
+    "chance": set(),
     "kernel": {"lean"},
     "safety": {"errors"},
     "outlet": set(),
@@ -101,8 +102,9 @@ def test_the_core_is_pure(path: Path) -> None:
 
 FORBIDDEN = {
     *("asyncio", "click", "configparser", "dataclasses", "hashlib", "importlib.metadata"),
-    *("inspect", "json", "logging", "pathlib", "psycopg", "re", "redis", "rich", "ssl"),
-    *("structlog", "subprocess", "tempfile", "threading", "traceback", "typing", "uuid"),
+    *("inspect", "json", "logging", "pathlib", "psycopg", "random", "re", "redis", "rich"),
+    *("selectors", "socket", "ssl", "structlog", "subprocess", "tempfile", "threading"),
+    *("traceback", "typing", "uuid"),
 }
 
 

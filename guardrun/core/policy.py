@@ -11,9 +11,8 @@ from guardrun.units import format_duration, signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import random
-
     from guardrun.model import Ended, ExecSpec, RetrySpec
+    from guardrun.ports import Rng
 
 _FINAL = frozenset({"deadline", "told_to_stop", "lease_lost", "warden_lost"})
 _CANNOT_EXECUTE, _NOT_FOUND = 126, 127
@@ -77,7 +76,7 @@ def worth_retrying(ended: Ended, attempts_done: int, spec: ExecSpec) -> bool:
     return ended.exit_code in retry.retry_on.codes
 
 
-def backoff_delay(spec: RetrySpec, retry: int, previous: float | None, rng: random.Random) -> float:
+def backoff_delay(spec: RetrySpec, retry: int, previous: float | None, rng: Rng) -> float:
     """Draw the wait before the ``retry``-th retry (from 1), in seconds, never above ``spec.cap``.
 
     ``previous`` is the wait before the retry before it. Source: Marc Brooker, "Exponential

@@ -62,6 +62,13 @@ class SqliteLedger:
 
     # ------------------------------------------------------------ the port
 
+    def prepare(self) -> None:
+        """Open the file, if that can be done now."""
+        try:
+            self._connection()
+        except StoreUnavailable:
+            pass
+
     def begin(self, run: Run, key: KeySpec) -> Claim | Refusal:
         """Mark dead runs, check ``run.needs``, claim ``run.key``, and store the run as running.
 

@@ -24,12 +24,11 @@ from guardrun.model import Busy, Grant, Holder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import random
     from collections.abc import Sequence
 
     from guardrun.locks.sidecar import Sidecar
     from guardrun.model import LockSpec, Run
-    from guardrun.ports import Waiter
+    from guardrun.ports import Rng, Waiter
 
 _NEVER = float("inf")
 _GATE_PATIENCE = 5.0
@@ -173,7 +172,7 @@ class HostLock:
     is a third. Whoever holds the sidecar's own lock (the gate) may write it.
     """
 
-    def __init__(self, spec: LockSpec, name: str, waiter: Waiter, rng: random.Random) -> None:
+    def __init__(self, spec: LockSpec, name: str, waiter: Waiter, rng: Rng) -> None:
         self._name = name
         self._spec = spec
         self._waiter = waiter
@@ -340,7 +339,7 @@ class HostLock:
         operation = self._operation
         slots: Sequence[int] = range(self._spec.slots)
         if len(slots) > _MOST_QUEUES:
-            slots = self._rng.sample(slots, _MOST_QUEUES)
+            slots = sorted(slots, key=lambda _: self._rng.uniform(0, 1))[:_MOST_QUEUES]
             due = min(due, kernel.now() + self._rng.uniform(*_LOOK_AGAIN))
         for slot in slots:
             fd = self._open(slot)

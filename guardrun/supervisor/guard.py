@@ -22,7 +22,7 @@ class Guard:
         self._strangers = frozenset(tree.children())
         try:
             kernel.become_subreaper()
-            self._warden, self._backstop = backstop.start(group, mask)
+            self._warden, self._store, self._backstop = backstop.start(group, mask)
         except OSError as error:
             raise GuardrunError(f"the warden cannot be started: {error.strerror}") from None
         self._pidfd = -1
@@ -31,6 +31,15 @@ class Guard:
     def fileno(self) -> int:
         """Readable when ``receive`` has something to say."""
         return self._warden.fileno()
+
+    def spawn(self, order: channel.Spawn, stdio: Sequence[int], held: Sequence[int]) -> None:
+        """Have COMMAND started; ``held`` are the descriptors of lock and claim.
+
+        The backstop and the warden keep those too, until they end: with them lock and claim are
+        held until nothing of COMMAND is alive, even if it closes its own.
+        """
+        self._store.send(channel.Keep(), held)
+        self.send(order, (*stdio, *held))
 
     def send(self, message: tuple[object, ...], fds: Sequence[int] = ()) -> None:
         """Tell the warden; that it is gone is found out by ``receive``."""
@@ -81,12 +90,17 @@ class Guard:
         tree.kill_all(self._strangers)
 
     def dismiss(self) -> None:
-        """Let warden and backstop go, and with them what COMMAND left running."""
+        """Tell warden and backstop to end, and to leave alone what COMMAND left running."""
+        if self._open:
+            self._warden.send(channel.Dismiss())
+            self._warden.close()
+            self._store.close()
+
+    def bury(self) -> None:
+        """Wait for the end of warden and backstop."""
         if not self._open:
             return
         self._open = False
-        self._warden.send(channel.Dismiss())
-        self._warden.close()
         pidfd = os.pidfd_open(self._backstop)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)

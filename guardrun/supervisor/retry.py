@@ -7,11 +7,10 @@ from guardrun.errors import StoreOutdated, StoreUnavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import random
     from collections.abc import Callable
     from typing import TypeVar
 
-    from guardrun.ports import Waiter
+    from guardrun.ports import Rng, Waiter
 
     Answer = TypeVar("Answer")
 
@@ -19,7 +18,7 @@ _FIRST, _CAP = 0.002, 0.1
 """s; a writer that holds SQLite's lock needs a few ms, and asking costs nothing but that"""
 
 
-def insist(waiter: Waiter, rng: random.Random, due: float, ask: Callable[[], Answer]) -> Answer:
+def insist(waiter: Waiter, rng: Rng, due: float, ask: Callable[[], Answer]) -> Answer:
     """Ask a store until it answers or ``due`` (CLOCK_BOOTTIME) has come; full jitter in between.
 
     Raises the store's last StoreUnavailable, at once when trying again can't help.

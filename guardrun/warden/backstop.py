@@ -20,52 +20,83 @@ _WARDENS_TURN = 500
 """ms that the warden has to end the tree when the supervisor is gone; it may be stopped"""
 
 
-def start(group: int | None, mask: frozenset[int]) -> tuple[channel.Channel, int]:
-    """Fork backstop and warden; return the way to talk to the warden, and the backstop's pid.
+def start(group: int | None, mask: frozenset[int]) -> tuple[channel.Channel, channel.Channel, int]:
+    """Fork backstop and warden; return the ways to talk to warden and backstop, and its pid.
 
     ``group``: the process group that COMMAND joins; ``None``: it gets one of its own. ``mask``:
     the signal mask that COMMAND gets.
     """
     ours, theirs = channel.pair()
+    store, kept = channel.pair()
     supervisor = os.pidfd_open(os.getpid())
     pid = os.fork()
     if pid:
         theirs.close()
+        kept.close()
         os.close(supervisor)
-        return ours, pid
+        return ours, store, pid
     try:
         ours.close()
-        _stand_by(theirs, supervisor, group, mask)
+        store.close()
+        _stand_by(theirs, kept, supervisor, group, mask)
     finally:
         os._exit(0)
 
 
 def _stand_by(
-    theirs: channel.Channel, supervisor: int, group: int | None, mask: frozenset[int]
+    theirs: channel.Channel,
+    kept: channel.Channel,
+    supervisor: int,
+    group: int | None,
+    mask: frozenset[int],
 ) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     kernel.become_subreaper()
+    backstop = os.getpid()
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
             kernel.become_subreaper()
             os.setpgid(0, 0)
+            kept.close()
             Warden(theirs, supervisor, group, mask).serve()
             status = 0
+            if os.getppid() == backstop:  # stopped, it would keep the lock of a run that is over
+                os.kill(backstop, signal.SIGCONT)
         except Exception as error:
             os.write(2, f"guardrun: the warden failed: {error!r}\n".encode())
         finally:
             os._exit(status)
     theirs.close()
     warden = os.pidfd_open(pid)
-    poll = select.poll()
-    poll.register(supervisor, select.POLLIN)
-    poll.register(warden, select.POLLIN)
-    if warden not in dict(poll.poll()):  # the supervisor is gone
-        poll.unregister(supervisor)
-        if not poll.poll(_WARDENS_TURN):
-            os.kill(pid, signal.SIGKILL)
+    _keep_until_death(kept, supervisor, warden)
+    turn = select.poll()
+    turn.register(warden, select.POLLIN)
+    if not turn.poll(_WARDENS_TURN):
+        os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     if status != 0:
         tree.kill_all()
+
+
+def _keep_until_death(kept: channel.Channel, supervisor: int, warden: int) -> None:
+    """Hold on to the descriptors of lock and claim until supervisor or warden has ended.
+
+    They are never closed here but for newer ones: so lock and claim stay held while this lives.
+    """
+    poll = select.poll()
+    for fd in (supervisor, warden, kept.fileno()):
+        poll.register(fd, select.POLLIN)
+    held: tuple[int, ...] = ()
+    while True:
+        ready = {fd for fd, _ in poll.poll()}
+        if ready & {supervisor, warden}:
+            return
+        received = kept.receive()
+        if received is None:
+            poll.unregister(kept.fileno())
+            continue
+        for fd in held:
+            os.close(fd)
+        _, held = received

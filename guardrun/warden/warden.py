@@ -50,6 +50,7 @@ class Warden:
         self._mask = mask
         self._state = attempt.State(attempt.OVER)
         self._main: int | None = None
+        self._held: list[int] = []
         self._status = 0
         self._group: int | None = None
         self._limits: tuple[tuple[float, str], ...] = ()
@@ -144,8 +145,9 @@ class Warden:
             self._channel.send(channel.NotStarted(error.errno or errno.EINVAL))
             return
         finally:
-            for fd in (*stdio, *held):
+            for fd in (*stdio, *self._held):
                 os.close(fd)
+            self._held = held
         self._main, self._group = pid, pid if group is None else None
         self._state = attempt.State(attempt.RUNNING)
         started = kernel.now()

@@ -29,6 +29,7 @@ from support import (
     status,
     stopped,
     stubborn_tree,
+    waits,
     write_script,
 )
 
@@ -517,6 +518,38 @@ def test_supervisor_stopped_then_deadline(host: Host, tree: Path, mark: str) -> 
     no_survivors(mark, 1.2 + AT_ONCE)
     process.send_signal(signal.SIGCONT)
     assert finish(process, 15).code == 124
+
+
+@pytest.mark.parametrize("excluded_by", ["lock", "key"])
+@pytest.mark.parametrize("stopped_first", ["warden", "backstop"])
+def test_held_although_command_has_closed_everything(
+    host: Host, mark: str, excluded_by: str, stopped_first: str
+) -> None:
+    """Lock and key stay held until the tree is dead, also when COMMAND drops its descriptors."""
+    journal = host.root / "journal"
+    script = write_script(
+        host.root / "drops",
+        "#!/bin/bash\n"
+        'for fd in /proc/self/fd/*; do fd=${fd##*/}; ((fd > 2)) && eval "exec $fd>&-"; done\n'
+        f'echo $$ >>"$1"; exec sleep {mark}\n',
+    )
+    words = (f"--{excluded_by}", "x", "--wait", "30s", "--log-to", "none", "--", str(script))
+    first = host.start(*words, str(journal))
+    eventually(lambda: alive(mark), what="the first COMMAND")
+    second = host.start(*words, str(journal))
+    eventually(lambda: waits(second.pid), what="the second waits")
+    own = family(first.pid)
+    os.kill(own[stopped_first], signal.SIGSTOP)
+    first.kill()
+    pids = eventually(
+        lambda: journal.read_text().split() if journal.read_text().count("\n") == 2 else [],
+        what="the second COMMAND",
+    )
+    assert int(pids[0]) not in alive(mark), "both COMMANDs were alive"
+    second.terminate()
+    finish(second)
+    no_survivors(mark)
+    first.communicate()
 
 
 @pytest.mark.parametrize(

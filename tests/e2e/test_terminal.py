@@ -248,7 +248,7 @@ def test_interrupt_ends_what_ignores_it(host: Host, shell: Shell, mark: str) -> 
 
 
 def test_interrupt_asks_other_sessions(host: Host, shell: Shell) -> None:
-    """What COMMAND started in a session of its own, which no key reaches, is asked to stop as well."""
+    """What COMMAND started in a session of its own, which no key reaches, is asked to stop too."""
     far = Listener(host.root / "signals")
     code = "setsid \"$@\" & trap 'exit 0' INT; while :; do sleep 0.01; done"
     words = ["--kill-after", "1h", "--", "sh", "-c", code, "sh", *far.words("INT=0", "TERM=0")]

@@ -1,4 +1,4 @@
-"""The table of one execution: every phase × event, and what holds over any sequence of events."""
+"""The table of one execution: every phase with every event, and what holds over any sequence of events."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_never_back_to_running(phase: str, sequence: list[str]) -> None:
 
 @given(events)
 def test_cause_only_gets_weightier(sequence: list[str]) -> None:
-    """A reason to stop is never forgotten and never replaced by a lighter one while it is stopped."""
+    """A reason to stop is never forgotten, nor replaced by a lighter one while it is stopped."""
     for before, event, after, _ in walk(sequence, State(RUNNING)):
         if (before.phase, event) != (OVER, "sweep"):  # another thing to stop begins
             assert weight(after) >= weight(before)
@@ -134,7 +134,7 @@ def test_cause_only_gets_weightier(sequence: list[str]) -> None:
 
 @given(events)
 def test_over_only_by_exit_or_empty(sequence: list[str]) -> None:
-    """An execution is over when it ended by itself, or when the kernel says that nothing is left."""
+    """An execution is over when it ended by itself, or the kernel says that nothing is left."""
     for before, event, after, action in walk(sequence, State(RUNNING)):
         if after.phase == OVER and before.phase != OVER:
             assert (before.phase, event) == (RUNNING, EXIT) or event == EMPTY
