@@ -197,7 +197,8 @@ def finish(
         stdout, stderr = process.communicate(data, timeout)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.communicate()
+        process.wait()
+        close_pipes(process)  # not read to their end: a survivor may have them
         raise
     return Result(process.returncode, stdout or b"", stderr or b"")
 

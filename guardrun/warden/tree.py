@@ -62,11 +62,17 @@ def living() -> list[int]:
 
 
 def _descend(pid: int, spare: frozenset[int]) -> Iterator[tuple[int, int]]:
-    """(parent, pid) of everything below ``pid``, but of nothing in or below ``spare``."""
-    for child in _listed(pid):
-        if child not in spare:
-            yield pid, child
-            yield from _descend(child, spare)
+    """(parent, pid) of everything below ``pid``, but of nothing in or below ``spare``.
+
+    Not recursive: a script that calls itself is deeper than Python's stack.
+    """
+    above = [pid]
+    while above:
+        parent = above.pop()
+        for child in _listed(parent):
+            if child not in spare:
+                yield parent, child
+                above.append(child)
 
 
 def signal_tree(signum: int, group: int | None, spare: frozenset[int] = frozenset()) -> None:

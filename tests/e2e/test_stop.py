@@ -142,7 +142,7 @@ def test_timeout_catches_who_never_rests(host: Host, mark: str) -> None:
     assert alive(mark) == []
 
 
-def test_timeout_ends_a_runaway_recursion(host: Host, mark: str) -> None:
+def test_runaway_recursion_is_ended(host: Host, mark: str) -> None:
     """A script that calls itself without end is ended however deep it has got (#17)."""
     script = write_script(
         host.root / "deep",
@@ -153,7 +153,7 @@ def test_timeout_ends_a_runaway_recursion(host: Host, mark: str) -> None:
     process = host.start("--timeout", "20s", "--kill-after", "0", "--", str(script), "1200", mark)
     eventually((host.root / "bottom").exists, 20, "the bottom")
     process.terminate()
-    assert finish(process).code == -signal.SIGTERM
+    assert finish(process, 20).code == -signal.SIGTERM
     assert alive(mark) == []
 
 

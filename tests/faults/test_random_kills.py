@@ -184,7 +184,9 @@ def one_round(arena: Arena, key: str, rng: random.Random) -> None:
     assert "overlap" not in {what for what, _ in told}, told
     assert len(recorded) == 1, rows
     assert set(recorded) <= set(finished), (told, rows)
-    after = told[told.index(("success", recorded[0])) + 1 :]
+    # An attempt may be killed between these words and its end: then the same run tries again.
+    last_success = max(at for at, line in enumerate(told) if line == ("success", recorded[0]))
+    after = told[last_success + 1 :]
     assert "start" not in {what for what, _ in after}, "it was run again after its success"
     assert set(started) <= rows.keys(), "it was run before it was claimed"
     assert "running" not in {row["result"] for row in rows.values()}

@@ -1,4 +1,4 @@
-"""The table of one execution: every phase with every event, and what holds over any sequence of events."""
+"""The table of one execution: every phase with every event, and what holds over any sequence."""
 
 from __future__ import annotations
 
