@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 
 def _listed(pid: int) -> list[int]:
-    """Children of all threads of ``pid``, zombies included."""
+    """Children of all threads of ``pid``, zombies included; none of what can't be read.
+
+    Whoever needs to be sure asks the kernel (``is_empty``).
+    """
     found: list[int] = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                 found.extend(map(int, file.read().split()))
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    except OSError:
         if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
             return _searched(pid)
     return found
@@ -33,7 +36,11 @@ def _listed(pid: int) -> list[int]:
 
 def _searched(of: int) -> list[int]:
     """The same on a kernel without CONFIG_PROC_CHILDREN."""
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and parent(int(name)) == of]
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+    return [pid for pid in pids if parent(pid) == of]
 
 
 def _stat(pid: int) -> tuple[int, bytes]:
@@ -41,7 +48,7 @@ def _stat(pid: int) -> tuple[int, bytes]:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    except OSError:
         return 0, b""
     return int(fields[1]), fields[0]
 
@@ -104,7 +111,7 @@ def signal_tree(signum: int, group: int | None, spare: frozenset[int] = frozense
                     signal.pidfd_send_signal(pidfd, signum)
             finally:
                 os.close(pidfd)
-        except (ProcessLookupError, PermissionError):
+        except OSError:  # it is gone, or another user's by now
             pass
 
 
