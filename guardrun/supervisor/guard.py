@@ -49,10 +49,7 @@ class Guard:
     def wake(self) -> None:
         """Continue a warden that somebody stopped: it has something to do."""
         if self._pidfd >= 0:
-            try:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
-            except ProcessLookupError:
-                pass
+            _send(self._pidfd, signal.SIGCONT)
 
     def receive(self) -> tuple[object, ...] | None:
         """The warden's next message; ``None`` when there is no warden any more."""
@@ -78,15 +75,17 @@ class Guard:
     def seize(self) -> None:
         """End COMMAND's whole tree without the warden's help, which is dead, stopped or stuck.
 
-        Its processes become our children by the deaths of warden and backstop.
+        The warden's death makes the backstop end the tree: it must not be killed for that, or
+        nobody would be left if we were, at this very moment. What it leaves comes to us.
         """
         self._open = False
         if self._pidfd >= 0:
-            try:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        os.kill(self._backstop, signal.SIGKILL)  # our child, not reaped: no other has its pid
+            _send(self._pidfd, signal.SIGKILL)
+            if not self._backstop_ends(_SEIZED):
+                os.kill(self._backstop, signal.SIGKILL)  # stopped again and again, or stuck
+        else:
+            os.kill(self._backstop, signal.SIGKILL)  # the warden comes to us, with all it has
+        os.waitpid(self._backstop, 0)
         tree.kill_all(self._strangers)
 
     def dismiss(self) -> None:
@@ -101,18 +100,30 @@ class Guard:
         if not self._open:
             return
         self._open = False
-        pidfd = os.pidfd_open(self._backstop)
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        for patience in (_PROMPT, _PATIENT):
-            if poll.poll(patience):
-                break
-            self.wake()  # somebody has stopped one of them
-            os.kill(self._backstop, signal.SIGCONT)
-        else:
+        if not self._backstop_ends(_DISMISSED):
             os.kill(self._backstop, signal.SIGKILL)
         os.waitpid(self._backstop, 0)
 
+    def _backstop_ends(self, patience: tuple[int, ...]) -> bool:
+        """Wait so many ms, and after each wake what somebody has stopped."""
+        pidfd = os.pidfd_open(self._backstop)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        for milliseconds in patience:
+            if poll.poll(milliseconds):
+                return True
+            self.wake()
+            os.kill(self._backstop, signal.SIGCONT)
+        return bool(poll.poll(0))
 
-_PROMPT, _PATIENT = 100, 2000
+
+_DISMISSED = (100, 2000)
+_SEIZED = (20, 500, 500)
 """ms"""
+
+
+def _send(pidfd: int, signum: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, signum)
+    except ProcessLookupError:
+        pass

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 from support import (
@@ -170,6 +171,30 @@ def test_signal_to_both_at_once(host: Host, mark: str) -> None:
     result = finish(process)
     interrupted_by(host, result, "TERM")
     assert [line["event"] for line in result.lines].count("attempt_started") == 1
+
+
+def test_command_that_ends_first_hides_nothing(host: Host, mark: str) -> None:
+    """Told to stop, guardrun ends all that COMMAND started, also where COMMAND's end came first."""
+    tree = stubborn_tree(host.root / "tree", mark, last="while ! test -e go; do sleep 0.01; done")
+    process = host.start("--kill-after", "100ms", "--", str(tree))
+    sleepers(mark, 3)
+    # Stopped, it finds signal and end together when it is continued.
+    process.send_signal(signal.SIGSTOP)
+    eventually(lambda: stopped(process.pid))
+    process.terminate()
+    warden = family(process.pid)["warden"]
+    (host.root / "go").touch()
+    eventually(lambda: not children_named(warden, "tree"), what="the end of COMMAND")
+    process.send_signal(signal.SIGCONT)
+    result = finish(process)
+    assert alive(mark) == []
+    interrupted_by(host, result, "TERM")
+
+
+def children_named(pid: int, name: str) -> list[int]:
+    """The children of a process that have this name."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in listed if status(int(child)).get("Name") == name]
 
 
 PARENT_OF_A_GROUP = """
@@ -397,6 +422,34 @@ def test_told_to_stop_while_sweeping(host: Host, mark: str) -> None:
     assert result.code == -signal.SIGTERM
     assert (host.root / "ran").read_text() == "\n"
     assert [row["result"] for row in host.rows()] == ["interrupted"]
+
+
+def test_told_to_stop_while_asking_for_a_retry(host: Host, mark: str) -> None:
+    """While it waits for a busy ledger's retry budget, guardrun ends at once, leftovers too (#8)."""
+    tree = stubborn_tree(
+        host.root / "tree", mark, last="while ! test -e go; do sleep 0.01; done\nexit 1"
+    )
+    process = host.start(
+        *(
+            "--retries",
+            "1",
+            "--retry-budget",
+            "1/1h",
+            "--kill-after",
+            "100ms",
+            "--store-wait",
+            "1h",
+        ),
+        *("--record-wait", "300ms", "--", str(tree)),
+    )
+    sleepers(mark, 3)
+    warden = family(process.pid)["warden"]
+    with busy_ledger(host):
+        (host.root / "go").touch()
+        eventually(lambda: not children_named(warden, "tree"), what="the end of COMMAND")
+        result = stop_now(process, "TERM", mark)
+    assert result.code == -signal.SIGTERM
+    assert result.finished["result"] == "interrupted"
 
 
 # ---------------------------------------------------------------- at any moment

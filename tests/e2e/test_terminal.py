@@ -247,16 +247,16 @@ def test_interrupt_ends_what_ignores_it(host: Host, shell: Shell, mark: str) -> 
     assert shell.says("$?") == "130"
 
 
-def test_interrupt_asks_other_sessions(host: Host, shell: Shell) -> None:
+def test_interrupt_asks_other_sessions(shell: Shell, listener: Listener, mark: str) -> None:
     """What COMMAND started in a session of its own, which no key reaches, is asked to stop too."""
-    far = Listener(host.root / "signals")
-    code = "setsid \"$@\" & trap 'exit 0' INT; while :; do sleep 0.01; done"
-    words = ["--kill-after", "1h", "--", "sh", "-c", code, "sh", *far.words("INT=0", "TERM=0")]
-    shell.guardrun(*QUIET, *words)
-    far.pid()
+    far = listener.words("INT=0", "TERM=0", mark=mark)
+    code = "trap 'exit 0' INT; setsid \"$@\" & while :; do sleep 0.01; done"
+    shell.guardrun(*QUIET, "--kill-after", "1h", "--", "sh", "-c", code, "sh", *far)
+    listener.pid()
     shell.type(CTRL_C)
     assert shell.says("$?") == "130"
-    assert {"INT", "TERM"} & set(far.heard())
+    assert alive(mark) == []
+    assert {"INT", "TERM"} & set(listener.heard("CONT"))
 
 
 @pytest.mark.parametrize("name", ["TERM", "HUP", "USR1", "WINCH"])
