@@ -55,8 +55,9 @@ class Stop(NamedTuple):
     """Supervisor → warden: make COMMAND stop; ``kill_due`` can only come nearer."""
 
     cause: str
-    signum: int | None
-    """``None``: COMMAND has it already"""
+    signum: int
+    heard: bool
+    """COMMAND's process group has the signal already, from the terminal"""
     kill_due: float
 
 

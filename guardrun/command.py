@@ -13,7 +13,7 @@ from guardrun.supervisor.replay import Held, Replay, replay_captured
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from guardrun.model import Claim, Ended, ExecSpec, Grant, Run
+    from guardrun.model import Claim, ExecSpec, Grant, Run
     from guardrun.report.log import Log
     from guardrun.supervisor.execute import Execution
     from guardrun.supervisor.loop import Loop
@@ -45,6 +45,8 @@ class Command:
         self._guard: Guard | None = None
         self._at_large = False
         """COMMAND has been started, and its end not been seen"""
+        self._leftovers = False
+        """what the last execution left running is still there"""
 
     def prepare(self) -> None:
         """Start the processes that will watch COMMAND, unless they are there; GuardrunError."""
@@ -79,16 +81,18 @@ class Command:
         self._at_large = True
         execution = watching.watch(self._loop, self._guard, order, output, self._log, number, claim)
         self._at_large = False
+        self._leftovers = execution.ended.orphans > 0
         self._captured = output.captured()
         return execution
 
-    def sweep(self, ended: Ended) -> int | None:
-        """Stop what an attempt that ended by itself left running.
+    def sweep(self) -> int | None:
+        """Stop what the last execution left running, which may have ended by itself.
 
         Returns the signal that told guardrun to stop meanwhile.
         """
-        if not ended.orphans or self._guard is None:
+        if not self._leftovers or self._guard is None:
             return None
+        self._leftovers = False
         spec = self._spec
         return watching.sweep(self._loop, self._guard, spec.stop_signal, spec.kill_after)
 

@@ -79,8 +79,10 @@ def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
             if ending is None:
                 ending = execute(plan, me, tools, held, attempts)
         except ToldToStop as told:
+            tools.command.sweep()
             ending = told_to_stop(told.signum)
         except DeadlineReached as reached:
+            tools.command.sweep()
             ending = Ending("timeout", reached.exit_code, str(reached))
         except StoreUnavailable as down:
             ending = Ending("store_unavailable", down.exit_code, str(down))
@@ -248,6 +250,7 @@ def execute(plan: Plan, me: Run, tools: Tools, held: Held, attempts: list[Attemp
         finally:
             log.emit(events.attempt_finished(time.time(), attempts[-1]))
         if execution.told is not None:
+            tools.command.sweep()
             return told_to_stop(execution.told)
         if not again:
             if ended.orphans:
@@ -255,7 +258,7 @@ def execute(plan: Plan, me: Run, tools: Tools, held: Held, attempts: list[Attemp
             code = _CAUSE_CODES.get(ended.cause or "", ended.exit_code or 0)
             die_by = ended.signal if ended.cause is None else None
             return Ending(verdict.result, code, verdict.reason, die_by)
-        told = tools.command.sweep(ended)
+        told = tools.command.sweep()
         if told is not None:
             return told_to_stop(told)
         delay = policy.backoff_delay(spec.retry, number, delay, tools.rng)

@@ -72,7 +72,7 @@ def watch(
             if taken.number in loop.terminal.stops and told is None:
                 told = taken.number
                 kill_due = kernel.now() + order.grace
-                guard.send(channel.Stop("told_to_stop", None if heard else taken.number, kill_due))
+                guard.send(channel.Stop("told_to_stop", taken.number, heard, kill_due))
                 nudge, last = kernel.now() + _NUDGE, min(last, kill_due + _LATE)
             elif taken.number == signal.SIGCHLD:
                 guard.bury_strangers()

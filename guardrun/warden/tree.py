@@ -82,9 +82,15 @@ def _descend(pid: int, spare: frozenset[int]) -> Iterator[tuple[int, int]]:
                 above.append(child)
 
 
-def signal_tree(signum: int, group: int | None, spare: frozenset[int] = frozenset()) -> None:
+def signal_tree(
+    signum: int,
+    group: int | None,
+    spare: frozenset[int] = frozenset(),
+    heard: int | None = None,
+) -> None:
     """Send ``signum`` once to everything below this process, but to nothing in or below ``spare``.
 
+    Nor to the members of process group ``heard``, which have it already.
     ``group`` is a process group of COMMAND's own whose number can't have been recycled: it is
     signalled first and in one call, which no fork(2) in it can escape.
     """
@@ -98,7 +104,7 @@ def signal_tree(signum: int, group: int | None, spare: frozenset[int] = frozense
         except (ProcessLookupError, PermissionError):
             pass
     for above, pid in below:
-        if pid in done:
+        if pid in done or (heard is not None and _group(pid) == heard):
             continue
         done.add(pid)
         try:

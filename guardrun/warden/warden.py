@@ -55,6 +55,7 @@ class Warden:
         self._group: int | None = None
         self._limits: tuple[tuple[float, str], ...] = ()
         self._signum = int(signal.SIGTERM)
+        self._heard: int | None = None
         self._grace = 0.0
         self._kill_due = _NEVER
         self._report_due = _NEVER
@@ -113,12 +114,13 @@ class Warden:
         match message:
             case channel.Spawn():
                 self._spawn(message, fds)
-            case channel.Stop(cause, signum, kill_due):
-                self._signum = signum or 0
+            case channel.Stop(cause, signum, heard, kill_due):
+                self._signum = signum
+                self._heard = self._shared_group if heard else None
                 self._kill_due = min(self._kill_due, kill_due)
                 self._see(cause)
             case channel.Sweep(signum, grace):
-                self._signum = signum
+                self._signum, self._heard = signum, None
                 self._kill_due = kernel.now() + grace
                 self._see("sweep")
                 self._look()
@@ -154,6 +156,7 @@ class Warden:
         self._limits = ((started + order.timeout, "timeout"), (order.deadline, "deadline"))
         self._signum, self._grace = order.signum, order.grace
         self._kill_due = self._report_due = _NEVER
+        self._heard = None
         self._channel.send(channel.Started(time.time(), started))
 
     def _pass(self, signum: int) -> None:
@@ -192,8 +195,7 @@ class Warden:
     def _see(self, event: str) -> None:
         self._state, action = attempt.step(self._state, event)
         if action == attempt.TERMINATE:
-            if self._signum:
-                tree.signal_tree(self._signum, self._group)
+            tree.signal_tree(self._signum, self._group, heard=self._heard)
             tree.signal_tree(signal.SIGCONT, self._group)  # a stopped process can't hear TERM
         elif action == attempt.KILL:
             if self._report_due == _NEVER and event == attempt.GRACE_OVER:

@@ -425,7 +425,7 @@ def test_told_to_stop_while_sweeping(host: Host, mark: str) -> None:
 
 
 def test_told_to_stop_while_asking_for_a_retry(host: Host, mark: str) -> None:
-    """While it waits for a busy ledger's retry budget, guardrun ends at once, leftovers too (#8)."""
+    """While it asks a busy ledger for a retry, guardrun ends at once, leftovers too (#8)."""
     tree = stubborn_tree(
         host.root / "tree", mark, last="while ! test -e go; do sleep 0.01; done\nexit 1"
     )
