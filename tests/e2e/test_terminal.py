@@ -138,6 +138,12 @@ class Shell(Terminal):
         """Type a guardrun command line, quoted, and ``after``."""
         self.type(f"{shlex.join([*GUARDRUN, *words])}{after}\n")
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C and wait for the prompt: what is typed before may be flushed with it."""
+        prompts = self.screen().count("ready> ")
+        self.type(CTRL_C)
+        eventually(lambda: self.screen().count("ready> ") > prompts, what="the prompt")
+
     def says(self, expression: str) -> str:
         """What the shell, once it has its prompt back, makes of an expression."""
         # What is typed while bash takes the terminal back may be lost.
@@ -233,7 +239,7 @@ def test_interrupt_of_an_obedient_command(host: Host, shell: Shell, mark: str) -
     """Ctrl-C ends COMMAND and guardrun, whichever of them is first, and the run was interrupted."""
     shell.guardrun(*QUIET, "--", "sh", "-c", f"echo began; exec sleep {mark}")
     shell.shows("\nbegan")
-    shell.type(CTRL_C)
+    shell.interrupt()
     assert shell.says("$?") == "130"
     no_survivors(mark)
     assert [row["result"] for row in host.rows()] == ["interrupted"]
@@ -255,7 +261,7 @@ def test_interrupt_asks_other_sessions(shell: Shell, listener: Listener, mark: s
     code = "trap 'exit 0' INT; setsid \"$@\" & while :; do sleep 0.01; done"
     shell.guardrun(*QUIET, "--kill-after", "1h", "--", "sh", "-c", code, "sh", *far)
     listener.pid()
-    shell.type(CTRL_C)
+    shell.interrupt()
     assert shell.says("$?") == "130"
     assert alive(mark) == []
     assert {"INT", "TERM"} & set(listener.heard())
@@ -284,7 +290,7 @@ def test_interrupt_in_lock_wait(host: Host, shell: Shell) -> None:
     holder.pid()
     shell.guardrun(*QUIET, "--lock", "l", "--wait", "forever", "--", "touch", "ran")
     eventually(lambda: [pid for pid in shell.jobs() if waits(pid)], what="a guardrun at rest")
-    shell.type(CTRL_C)
+    shell.interrupt()
     assert shell.says("$?") == "130"
     other.terminate()
     assert other.wait(10) == -signal.SIGTERM
@@ -351,8 +357,7 @@ def test_background_job_is_left_alone_by_keys(host: Host, shell: Shell, listener
     guardrun = guardrun_of(listener.pid())
     shell.type("cat\n")
     eventually(lambda: shell.foreground() == "cat", what="cat in the foreground")
-    shell.type(CTRL_C)
-    eventually(lambda: shell.foreground() == "bash", what="the end of cat")
+    shell.interrupt()
     assert shell.says("$?") == "130"
     os.kill(guardrun, signal.SIGUSR1)
     assert listener.heard("USR1") == ["USR1"]
@@ -409,7 +414,7 @@ def test_interactive_command(host: Host, shell: Shell) -> None:
     shell.type("cat\n")
     shell.type("echoed\n")
     eventually(lambda: shell.screen().count("echoed") >= 2, what="an inner job in the foreground")
-    shell.type(CTRL_C)
+    shell.interrupt()
     assert shell.says("inner$?") == "inner130"
     shell.type("exit 7\n")
     assert shell.says("outer$?") == "outer7"
