@@ -7,6 +7,7 @@ What does not fit a packet travels as an unlinked memory file.
 from __future__ import annotations
 
 import _socket  # ``socket`` itself also loads selectors: 2 ms of every start
+import errno
 import marshal
 import os
 import sys
@@ -156,13 +157,15 @@ class Channel:
     def receive(self) -> tuple[tuple[object, ...], tuple[int, ...]] | None:
         """Receive one message and its descriptors; ``None`` when the other end is closed."""
         try:
-            data, control, _, _ = self._end.recvmsg(
+            data, control, flags, _ = self._end.recvmsg(
                 _PACKET + 1024, _socket.CMSG_SPACE(_MAX_FDS * _INT), _socket.MSG_CMSG_CLOEXEC
             )
         except ConnectionResetError:
             return None
         if not data:
             return None
+        if flags & _socket.MSG_CTRUNC:  # going on without them would be going on without the lock
+            raise OSError(errno.EMFILE, "descriptors were lost on their way")
         fds: list[int] = []
         for _, _, rights in control:
             fds.extend(

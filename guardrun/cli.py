@@ -109,8 +109,10 @@ def write(text: str) -> int:
 
 def say(message: str) -> None:
     """Write one line to stderr; a stderr that is closed or full is nobody's fault."""
+    from guardrun.core.redact import redact_text
+
     try:
-        os.write(2, f"guardrun: {one_line(message)}\n".encode())
+        os.write(2, f"guardrun: {one_line(redact_text(message, ()))}\n".encode())
     except OSError:
         pass
 

@@ -108,16 +108,22 @@ class Command:
         """Write another run's output once more; returns a signal to stop, if one came."""
         return watching.pass_on(self._loop, replay_captured(Captured(stdout, stderr)))
 
+    def abandon(self) -> bool:
+        """End COMMAND if a fault of ours kept its end from being seen; whether that was so."""
+        if not self._at_large or self._guard is None:
+            return False
+        self._at_large = False
+        self._guard.seize()
+        return True
+
     def dismiss(self) -> None:
         """Leave alone what is left running, and tell the processes that watched it to end.
 
         When a fault of ours kept COMMAND's end from being seen, nothing of it is left running.
         """
-        if self._guard is None:
-            return
-        if self._at_large:
-            self._guard.seize()
-        self._guard.dismiss()
+        self.abandon()
+        if self._guard is not None:
+            self._guard.dismiss()
 
     def bury(self) -> None:
         """Wait until the processes that watched COMMAND are gone."""

@@ -10,6 +10,7 @@ import time
 from guardrun import template
 from guardrun.core import redact
 from guardrun.digest import sha256
+from guardrun.errors import ConfigError
 from guardrun.model import Run
 
 TYPE_CHECKING = False
@@ -57,8 +58,14 @@ def identify(
         stdin=stdin.bytes() if stdin and _reads_stdin(plan) else None,
     )
 
-    def named(text: str | None) -> str | None:
-        return None if text is None else template.resolve(text, lookup)
+    def named(text: str) -> str:
+        name = template.resolve(text, lookup)
+        if "://" in name and redact.redact_url(name) != name:
+            raise ConfigError(
+                f"template {text}: it has a URL's password in it, and names are stored and logged:"
+                " use a hash, such as {argv.sha256}"
+            )
+        return name
 
     job_id = new_job_id(now)
     lock = plan.lock
@@ -73,9 +80,9 @@ def identify(
         fingerprint=sha256(b"\0".join(map(os.fsencode, argv))).hexdigest(),
         started_at=now,
         path=tuple(environ.get("GUARDRUN_JOB_PATH", "").split()),
-        lock=(named(lock.name) or lock.file) if lock else None,
-        key=named(plan.key.key),
-        needs=tuple(template.resolve(text, lookup) for text in plan.key.needs),
+        lock=(named(lock.name) if lock.name is not None else lock.file) if lock else None,
+        key=None if plan.key.key is None else named(plan.key.key),
+        needs=tuple(map(named, plan.key.needs)),
         enqueued_at=plan.enqueued_at,
     )
 

@@ -69,6 +69,31 @@ def leave_no_core() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
+def stat(pid: int) -> tuple[int, bytes]:
+    """A process's parent and its state's letter; (0, b"") when it is gone or can't be read."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0, b""
+    return int(fields[1]), fields[0]
+
+
+def parent(pid: int) -> int:
+    """The parent of ``pid``; 0 when there is no such process."""
+    return stat(pid)[0]
+
+
+def ancestors() -> frozenset[int]:
+    """The processes around this one."""
+    found: list[int] = []
+    pid = os.getppid()
+    while pid > 0 and pid not in found:
+        found.append(pid)
+        pid = parent(pid)
+    return frozenset(found)
+
+
 class Signal(NamedTuple):
     """A signal that came in."""
 

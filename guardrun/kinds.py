@@ -83,6 +83,8 @@ def job_name(value: str) -> str:
     text(value)
     if not value.isprintable():
         raise ValueError(f"{shown(value)} contains a control character")
+    if "://" in value and has_password(value):
+        raise ValueError("the name has a URL's password in it, and names are stored and logged")
     if len(value) > _LONGEST_JOB_NAME:
         raise ValueError(f"{shown(value)} is longer than {_LONGEST_JOB_NAME} characters")
     return value

@@ -86,15 +86,26 @@ def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
             ending = Ending("timeout", reached.exit_code, str(reached))
         except StoreUnavailable as down:
             ending = Ending("store_unavailable", down.exit_code, str(down))
-        except GuardrunError as error:
-            ending = Ending("failed", error.exit_code, str(error))
+        except (GuardrunError, OSError) as error:  # OSError: no descriptors are left, say
+            ending = fault(error, tools, attempts)
         outcome = account(plan, me, tools, held, attempts, ending, kernel.now() - begun)
         outcome = persist(plan, outcome, tools)
         outcome = show_output(outcome, tools)
-        tools.log.emit(events.run_finished(outcome))
+        tools.log.emit(events.run_finished(time.time(), outcome))
     finally:
         release(tools)
     return outcome
+
+
+def fault(error: GuardrunError | OSError, tools: Tools, attempts: list[Attempt]) -> Ending:
+    """Something of ours failed; if COMMAND was running, it is ended before anything else."""
+    result = "failed"
+    if tools.command.abandon():
+        result = "interrupted"
+        number = len(attempts) + 1
+        attempts.append(Attempt(number, time.time(), 0.0, result, reason=str(error)))
+    code = getattr(error, "exit_code", GuardrunError.exit_code)
+    return Ending(result, code, str(error))
 
 
 # ---------------------------------------------------------------- before step 1

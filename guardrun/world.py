@@ -78,7 +78,10 @@ def _ledger(plan: Plan) -> tuple[Ledger | None, Spool | None]:
     os.close(safety.private_directory(spec.state_dir, "state directory"))
     path = spec.url.removeprefix("sqlite://")
     os.close(safety.private_directory(os.path.dirname(path), "ledger directory"))
-    return SqliteLedger(path, time.time, spec.keep), Spool(os.path.join(spec.state_dir, "spool"))
+    spool = os.path.join(spec.state_dir, "spool")
+    if os.path.lexists(spool):
+        os.close(safety.private_directory(spool, "spool"))
+    return SqliteLedger(path, time.time, spec.keep), Spool(spool)
 
 
 def _end(outcome: Outcome, loop: Loop) -> int:
@@ -91,5 +94,5 @@ def _end(outcome: Outcome, loop: Loop) -> int:
     return outcome.exit_code
 
 
-_OURS = frozenset({64, 69, 73, 78})
+_OURS = frozenset({64, 69, 70, 73, 78})
 """exit codes that deserve a line on stderr, wherever the log goes"""

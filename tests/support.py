@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -141,7 +141,11 @@ class Host:
         return process
 
     def start(
-        self, *words: str | bytes, env: Mapping[str, str] | None = None, **options: Any
+        self,
+        *words: str | bytes,
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str] = GUARDRUN,
+        **options: Any,
     ) -> subprocess.Popen[bytes]:
         """Start guardrun with these words, in a session of its own: without a terminal."""
         options.setdefault("start_new_session", True)
@@ -149,7 +153,7 @@ class Host:
         options.setdefault("stdout", subprocess.PIPE)
         options.setdefault("stderr", subprocess.PIPE)
         options.setdefault("cwd", self.root)
-        process = subprocess.Popen([*GUARDRUN, *words], env=self.environment(env), **options)
+        process = subprocess.Popen([*program, *words], env=self.environment(env), **options)
         self.started.append(process)
         return process
 
@@ -278,6 +282,20 @@ def kill(pid: int, signum: int = signal.SIGKILL) -> None:
         pass
 
 
+@contextlib.contextmanager
+def busy_ledger(host: Host) -> Iterator[None]:
+    """The ledger as it is while somebody else writes to it for a long time."""
+    if not host.rows():
+        assert host.run("--log-to", "none", "--", "true").code == 0
+    with contextlib.closing(
+        sqlite3.connect(host.state / "ledger.sqlite3", timeout=10)
+    ) as connection:
+        connection.isolation_level = None
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
 def status(pid: int) -> dict[str, str]:
     """What /proc says of a process, by name; empty when it is gone."""
     try:
@@ -357,6 +375,17 @@ class Listener:
             lambda: self._lines()[1:] if set(until) <= set(self._lines()[1:]) else None,
             what=f"{until} among {self._lines()[1:]}",
         )
+
+    def heard_at_last(self, guardrun: int, *fences: str) -> list[str]:
+        """What it got beside ``fences``, once nothing is on its way to it any more.
+
+        Pending signals arrive by their numbers, not by their age. So a fence goes through guardrun
+        when the one before has arrived: what is older than both is there then.
+        """
+        for fence in fences:
+            os.kill(guardrun, signal.Signals[f"SIG{fence}"])
+            self.heard(fence)
+        return [name for name in self.heard(*fences) if name not in (*fences, "CONT")]
 
 
 def stubborn_tree(path: Path, mark: str, *, last: str = "exec sleep {mark}") -> Path:

@@ -91,7 +91,7 @@ class Spool:
             except StoreOutdated:
                 newer += 1
                 continue
-            except ValueError:
+            except (ValueError, IsADirectoryError):
                 _set_aside(path)
                 continue
             except OSError as error:

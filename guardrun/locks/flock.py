@@ -137,8 +137,11 @@ class FileLock:
             return None
 
     def _inherited(self) -> bool:
-        """Whether a descriptor that was handed down to us is what holds the lock."""
+        """Whether a process around this one holds the lock, or a descriptor handed down to us."""
         status = os.fstat(self._fd)
+        around = kernel.ancestors()
+        if any(pid in around and inode == status.st_ino for pid, inode in _kernel_locks()):
+            return True
         for name in os.listdir("/proc/self/fd"):
             try:
                 if int(name) == self._fd or not _same_inode(int(name), status):
@@ -149,6 +152,10 @@ class FileLock:
             except OSError:
                 continue
         return False
+
+
+def _exists(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")
 
 
 def _kernel_locks() -> list[tuple[int, int]]:
@@ -214,8 +221,7 @@ class HostLock:
 
     def holders(self) -> tuple[Holder, ...]:
         """The last ones known to have got a slot."""
-        known = self._read()
-        return tuple(known.holders[slot] for slot in sorted(known.holders) if slot < known.slots)
+        return tuple(self._holding(self._read()).values())
 
     def release(self) -> None:
         """Unlock for everyone who shares the descriptors, and close them."""
@@ -293,15 +299,22 @@ class HostLock:
             fence = known.fence
             if not self._spec.shared:
                 fence = max(known.fence + 1, int(since * 1_000_000))
-            holders = {**known.holders, slot: Holder(run.owner, run.job_id, since)}
+            holders = {at: who for at, who in known.holders.items() if at >= 0 or _exists(-at)}
+            holders[-run.pid if self._spec.shared else slot] = Holder(run.owner, run.job_id, since)
             holds = dict(known.holds)
             if self._spec.min_hold > 0:
                 length = self._spec.min_hold
                 holds[slot] = sidecar.Hold(self._mode, since + length, length)
-            sidecar.write(
-                gate,
-                known._replace(slots=self._spec.slots, fence=fence, holders=holders, holds=holds),
-            )
+            told = known._replace(slots=self._spec.slots, fence=fence, holders=holders, holds=holds)
+            try:
+                sidecar.write(gate, told)
+            except OSError as error:
+                # The lock itself is ours. What is lost is who has it; the next fencing token is
+                # the greater all the same, by the clock. A not-before time can't be done without.
+                if self._spec.min_hold > 0:
+                    why = os.strerror(error.errno or 0)
+                    path = self._path(self._file)
+                    raise UnsafePath(f"--min-hold cannot be kept in {path}.info: {why}") from None
         finally:
             os.close(gate)
         return Grant(self._name, None if self._spec.shared else fence, since, (self._fds[slot],))
@@ -325,9 +338,16 @@ class HostLock:
         known = self._read()
         if known.slots not in (0, self._spec.slots):
             raise self._mismatch(known.slots)
-        holders = self.holders()
-        around = len(holders) == self._spec.slots and all(who.job_id in run.path for who in holders)
-        return Busy(holders, _ITSELF if around else None)
+        holding = self._holding(known)
+        # One reader around us is enough to wait for ever; of slots it takes all.
+        around = [slot for slot, who in holding.items() if who.job_id in run.path]
+        hopeless = len(around) == self._spec.slots or any(slot < 0 for slot in around)
+        return Busy(tuple(holding.values()), _ITSELF if hopeless else None)
+
+    def _holding(self, known: Sidecar) -> dict[int, Holder]:
+        """Who is known to hold a slot, or (below zero, by pid) to read."""
+        found = sorted(known.holders.items())
+        return {at: who for at, who in found if at < known.slots and (at >= 0 or _exists(-at))}
 
     def _wait(self, due: float) -> int | None:
         """Queue at every slot that is locked; the first to come is ours, surplus is let go.

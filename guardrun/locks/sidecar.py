@@ -6,14 +6,15 @@
     holder 0 1764000000.25 db1:4711:019ac3…
     hold 0 x 1764000060.25 60.0
 
-``holder`` is the last one to get that slot, whether or not it still has it: that is for
-flock(2) to say. ``hold`` is a not-before time (``--min-hold``): slot, mode, until, and for how
-long, so that a clock that was set back can't make it longer. Not JSON, because reading JSON
-costs the start of every run 8 ms.
+``holder`` is the last one to get that slot (readers of a shared lock: minus its pid), whether or
+not it still has it: that is for flock(2) to say. ``hold`` is a not-before time (``--min-hold``):
+slot, mode, until, and for how long, so that a clock that was set back can't make it longer. Not
+JSON, because reading JSON costs the start of every run 8 ms.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from types import MappingProxyType
 
@@ -73,7 +74,7 @@ def read(fd: int, lock: str) -> Sidecar:
 
 
 def write(fd: int, sidecar: Sidecar) -> None:
-    """Write the sidecar over the old one; the caller has it locked."""
+    """Write the sidecar over the old one; the caller has it locked. Raises OSError."""
     lines = [f"lock {sidecar.lock}", f"slots {sidecar.slots}", f"fence {sidecar.fence}"]
     lines += [f"holder {slot} {who.since} {who.owner}" for slot, who in sidecar.holders.items()]
     lines += [
@@ -81,5 +82,6 @@ def write(fd: int, sidecar: Sidecar) -> None:
         for slot, hold in sidecar.holds.items()
     ]
     data = ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
-    os.pwrite(fd, data, 0)
+    if os.pwrite(fd, data, 0) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     os.ftruncate(fd, len(data))

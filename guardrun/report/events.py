@@ -121,12 +121,12 @@ def outcome_unsaved(at: float, reason: str, whole: str) -> Event:
     return _event(at, "error", "outcome_unsaved", reason=reason, outcome=whole)
 
 
-def run_finished(outcome: Outcome) -> Event:
+def run_finished(at: float, outcome: Outcome) -> Event:
     """The last line of a run: the whole outcome."""
     run = outcome.run
     waited = outcome.lock_wait
     return _event(
-        outcome.finished_at,
+        at,
         _LEVELS.get(outcome.result, "error"),
         "run_finished",
         result=outcome.result,

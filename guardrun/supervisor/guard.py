@@ -19,6 +19,10 @@ class Guard:
     """Warden and backstop, as the supervisor sees them."""
 
     def __init__(self, group: int | None, mask: frozenset[int]) -> None:
+        if not os.path.exists("/proc/self/stat"):
+            raise GuardrunError(
+                "/proc is not there: without it COMMAND's processes can't be ended; mount it"
+            )
         self._strangers = frozenset(tree.children())
         try:
             kernel.become_subreaper()
@@ -62,7 +66,7 @@ class Guard:
                 pidfd = os.pidfd_open(message.pid)
             except ProcessLookupError:
                 return None
-            if tree.parent(message.pid) != self._backstop:  # it is dead, and its pid another's
+            if kernel.parent(message.pid) not in (self._backstop, 0):  # its pid is another's by now
                 os.close(pidfd)
                 return None
             self._pidfd = pidfd

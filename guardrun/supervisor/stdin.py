@@ -23,7 +23,10 @@ class Stdin:
         size = 0
         while True:
             waiter.pause((0,), _NEVER)
-            data = os.read(0, _CHUNK)
+            try:
+                data = os.read(0, _CHUNK)
+            except OSError as error:
+                raise UsageError(f"stdin cannot be read: {error.strerror}") from None
             if not data:
                 return
             size += len(data)

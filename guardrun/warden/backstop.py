@@ -16,6 +16,8 @@ from guardrun import channel, kernel
 from guardrun.warden import tree
 from guardrun.warden.warden import Warden
 
+_STOPPED = 5000
+"""ms that a warden stays stopped"""
 _WARDENS_TURN = 500
 """ms that the warden has to end the tree when the supervisor is gone; it may be stopped"""
 
@@ -70,7 +72,7 @@ def _stand_by(
             os._exit(status)
     theirs.close()
     warden = os.pidfd_open(pid)
-    _keep_until_death(kept, supervisor, warden)
+    _keep_until_death(kept, supervisor, pid, warden)
     turn = select.poll()
     turn.register(warden, select.POLLIN)
     if not turn.poll(_WARDENS_TURN):
@@ -80,19 +82,32 @@ def _stand_by(
         tree.kill_all()
 
 
-def _keep_until_death(kept: channel.Channel, supervisor: int, warden: int) -> None:
+def _keep_until_death(kept: channel.Channel, supervisor: int, pid: int, warden: int) -> None:
     """Hold on to the descriptors of lock and claim until supervisor or warden has ended.
 
     They are never closed here but for newer ones: so lock and claim stay held while this lives.
+    A warden that was stopped (COMMAND can do that) is continued after a while: nobody else would
+    notice that COMMAND has ended.
     """
+    changes = kernel.SignalFd({signal.SIGCHLD})
     poll = select.poll()
-    for fd in (supervisor, warden, kept.fileno()):
+    for fd in (supervisor, warden, kept.fileno(), changes.fd):
         poll.register(fd, select.POLLIN)
     held: tuple[int, ...] = ()
+    patience: int | None = None
     while True:
-        ready = {fd for fd, _ in poll.poll()}
+        ready = {fd for fd, _ in poll.poll(patience)}
         if ready & {supervisor, warden}:
             return
+        if not ready:
+            os.kill(pid, signal.SIGCONT)
+        patience = None
+        if changes.fd in ready:
+            changes.read()
+            if os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG) is not None:
+                patience = _STOPPED
+        if kept.fileno() not in ready:
+            continue
         received = kept.receive()
         if received is None:
             poll.unregister(kept.fileno())

@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 import signal
 
+from guardrun import kernel
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,22 +42,7 @@ def _searched(of: int) -> list[int]:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
         return []
-    return [pid for pid in pids if parent(pid) == of]
-
-
-def _stat(pid: int) -> tuple[int, bytes]:
-    """Parent and state letter; (0, b"") when it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return 0, b""
-    return int(fields[1]), fields[0]
-
-
-def parent(pid: int) -> int:
-    """The parent of ``pid``; 0 when there is no such process."""
-    return _stat(pid)[0]
+    return [pid for pid in pids if kernel.parent(pid) == of]
 
 
 def children() -> list[int]:
@@ -65,7 +52,7 @@ def children() -> list[int]:
 
 def living() -> list[int]:
     """Own children that are alive."""
-    return [pid for pid in children() if _stat(pid)[1] not in (b"Z", b"X", b"")]
+    return [pid for pid in children() if kernel.stat(pid)[1] not in (b"Z", b"X", b"")]
 
 
 def _descend(pid: int, spare: frozenset[int]) -> Iterator[tuple[int, int]]:
@@ -113,7 +100,7 @@ def signal_tree(
                 continue
             pidfd = os.pidfd_open(pid)
             try:
-                if parent(pid) in (above, me):  # an orphan has come to us meanwhile
+                if kernel.parent(pid) in (above, me):  # an orphan has come to us meanwhile
                     signal.pidfd_send_signal(pidfd, signum)
             finally:
                 os.close(pidfd)
@@ -130,6 +117,13 @@ def _group(pid: int) -> int:
 
 def reap(keep: frozenset[int] = frozenset()) -> bool:
     """Reap every dead child but those in ``keep``; True while any other child is left."""
+    if not keep:  # the kernel knows them all, also where /proc can't be read
+        try:
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+        except ChildProcessError:
+            return False
+        return True
     left = False
     for pid in children():
         if pid in keep:

@@ -72,6 +72,8 @@ class Warden:
             timer.set(self._next_due())
             ready = {fd for fd, _ in poll.poll()}
             if self._supervisor in ready:
+                if self._was_dismissed():
+                    return
                 self._see(attempt.GUARD_LOST)
                 tree.kill_all()
                 return
@@ -81,6 +83,18 @@ class Warden:
             self._check_clock()
             if self._channel.fileno() in ready and not self._obey():
                 return
+
+    def _was_dismissed(self) -> bool:
+        """Whether the supervisor, which is gone, had let us go: that may still have to be read."""
+        poll = select.poll()
+        poll.register(self._channel.fileno(), select.POLLIN)
+        while poll.poll(0) and (received := self._channel.receive()) is not None:
+            message, fds = received
+            if isinstance(message, channel.Dismiss):
+                return True
+            for fd in fds:
+                os.close(fd)
+        return False
 
     def _next_due(self) -> float:
         if self._state.phase == attempt.RUNNING:

@@ -570,7 +570,7 @@ def test_the_next_run_flushes_the_spool_before_it_claims(host: Host) -> None:
     assert whole["result"] == "success"
     assert whole["exit_code"] == 0
     assert [attempt["result"] for attempt in whole["attempts"]] == ["success"]
-    assert whole["finished_at"] == first.finished["timestamp"]
+    assert whole["finished_at"] <= first.finished["timestamp"]
 
 
 def test_any_run_flushes_the_spool(host: Host) -> None:

@@ -214,25 +214,31 @@ def test_key_reaches_command_once(
     guardrun = guardrun_of(listener.pid())
     shell.type(key)
     listener.heard(name)
-    os.kill(guardrun, signal.SIGUSR1)
-    heard = listener.heard("USR1")
-    assert [one for one in heard if one != "CONT"] == [name, "USR1"]
+    assert listener.heard_at_last(guardrun, "ALRM", "USR1") == [name]
     assert shell.says("$?") == str(128 + signal.Signals[f"SIG{name}"])
     assert [(row["result"], row["attempts"]) for row in host.rows()] == [("interrupted", 1)]
 
 
-def test_key_without_a_shell(
-    host: Host, on_terminal: Callable[..., Terminal], listener: Listener
+@pytest.mark.parametrize("name", ["INT", "QUIT", "WINCH"])
+def test_session_leader(
+    host: Host, on_terminal: Callable[..., Terminal], listener: Listener, name: str
 ) -> None:
-    """Where guardrun leads the session itself, Ctrl-C reaches COMMAND exactly once, too (#10)."""
+    """Where guardrun leads the session, a terminal's signals reach COMMAND once, too (#10, #13)."""
     terminal = on_terminal(*QUIET, "--", *listener.words("USR1=0"))
     listener.pid()
-    terminal.type(CTRL_C)
-    listener.heard("INT")
-    terminal.process.send_signal(signal.SIGUSR1)
-    assert [one for one in listener.heard("USR1") if one != "CONT"] == ["INT", "USR1"]
-    assert terminal.ends() == -signal.SIGINT
-    assert [row["result"] for row in host.rows()] == ["interrupted"]
+    # Stopped, guardrun can add nothing before COMMAND has heard: two at once would count as one.
+    terminal.process.send_signal(signal.SIGSTOP)
+    eventually(lambda: stopped(terminal.process.pid))
+    if name == "WINCH":
+        terminal.resize(44, 88)
+    else:
+        terminal.type({"INT": CTRL_C, "QUIT": CTRL_BACKSLASH}[name])
+    listener.heard(name)
+    terminal.process.send_signal(signal.SIGCONT)
+    assert listener.heard_at_last(terminal.process.pid, "ALRM", "USR1") == [name]
+    told = name != "WINCH"
+    assert terminal.ends() == (-signal.Signals[f"SIG{name}"] if told else 0)
+    assert [row["result"] for row in host.rows()] == ["interrupted" if told else "success"]
 
 
 def test_interrupt_of_an_obedient_command(host: Host, shell: Shell, mark: str) -> None:
@@ -276,8 +282,7 @@ def test_signal_by_hand_is_passed_on_once(
     guardrun = guardrun_of(listener.pid())
     os.kill(guardrun, signal.Signals[f"SIG{name}"])
     listener.heard(name)
-    os.kill(guardrun, signal.SIGUSR2)
-    assert [one for one in listener.heard("USR2") if one != "CONT"] == [name, "USR2"]
+    assert listener.heard_at_last(guardrun, "ALRM", "USR2") == [name]
     told = name in ("TERM", "HUP")  # with a terminal, HUP tells to stop
     assert shell.says("$?") == str(128 + signal.Signals[f"SIG{name}"] if told else 0)
     assert [row["result"] for row in host.rows()] == ["interrupted" if told else "success"]
@@ -391,8 +396,7 @@ def test_resize_is_seen_once(shell: Shell, listener: Listener) -> None:
     guardrun = guardrun_of(listener.pid())
     shell.resize(33, 77)
     listener.heard("WINCH")
-    os.kill(guardrun, signal.SIGUSR1)
-    assert listener.heard("USR1") == ["WINCH", "USR1"]
+    assert listener.heard_at_last(guardrun, "ALRM", "USR1") == ["WINCH"]
     shell.guardrun(*QUIET, "--", "stty", "size")
     shell.shows("33 77")
 

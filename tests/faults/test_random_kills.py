@@ -127,8 +127,8 @@ class Arena:
 
     def start(self, key: str, env: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start a guardrun for this key."""
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return self.host.start(*self.words(key), env=env, **quiet)
+        null = subprocess.DEVNULL
+        return self.host.start(*self.words(key), env=env, stdout=null, stderr=null)
 
     def told(self) -> list[tuple[str, str]]:
         """What COMMAND has written down: (what, job_id), in order."""
