@@ -24,6 +24,8 @@ def python(code: str) -> str:
 def test_what_is_not_needed_is_not_loaded() -> None:
     """Neither asyncio nor ssl nor rich is loaded, and nothing is left standing in for them."""
     heavy = ("asyncio", "ssl", "socket", "rich", "pygments", "logging", "inspect", "uuid")
+    if sys.version_info >= (3, 13):  # its dataclasses takes a class's signature at once
+        heavy = tuple(name for name in heavy if name != "inspect")
     code = f"import sys, guardrun.report.render\nprint(set(sys.modules) & set({heavy}))"
     assert python(code) == "set()\n"
 
