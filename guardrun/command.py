@@ -74,11 +74,11 @@ class Command:
             spec.kill_after,
         )
         held = (*(grant.fds if grant else ()), *(claim.fds if claim else ()))
+        self._at_large = True
         self._guard.spawn(order, tuple(stdio.values()), held)
         output.sent()
         if _STDIN in stdio:
             os.close(stdio[_STDIN])
-        self._at_large = True
         execution = watching.watch(self._loop, self._guard, order, output, self._log, number, claim)
         self._at_large = False
         self._leftovers = execution.ended.orphans > 0

@@ -116,11 +116,6 @@ def needs_stdin(text: str) -> bool:
     return any(not isinstance(part, str) and part.name.startswith("stdin.") for part in parse(text))
 
 
-def needs_item(text: str) -> bool:
-    """Say whether the template differs from item to item of ``each``; raises ConfigError."""
-    return any(not isinstance(part, str) and part.name == "item" for part in parse(text))
-
-
 def resolve(text: str, lookup: Lookup) -> str:
     """Put values in; the result is non-empty, printable in UTF-8, and one line.
 

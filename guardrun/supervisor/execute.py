@@ -136,17 +136,19 @@ def drain(loop: Loop, output: Output, linger: bool) -> int | None:
     writing, but not for long: a daemon has them open for ever.
     """
     idle = cap = kernel.now()
+    # Also where the deadline is what ended COMMAND: its last words are in the pipe already.
+    limit = max(loop.deadline, cap + 2 * _IDLE)
     if linger:
         idle, cap = idle + _IDLE, cap + _LINGER
     while output.interests():
         now = kernel.now()
-        if now >= loop.deadline:
+        if now >= limit:
             break
         if now >= min(idle, cap):
             idle = cap = _NEVER
             output.finish()
             continue
-        ready, signals = loop.wait(output.interests(), min(idle, cap, loop.deadline))
+        ready, signals = loop.wait(output.interests(), min(idle, cap, limit))
         for taken in signals:
             if taken.number in loop.terminal.stops:
                 output.close()

@@ -579,3 +579,13 @@ def test_each_line_is_one_write(host: Host, tmp_path: Path) -> None:
         assert finish(process).code == 0
     assert all(packet.count(b"\n") == 1 and packet.endswith(b"\n") for packet in packets)
     assert json.loads(packets[-1])["event"] == "run_finished"
+
+
+@pytest.mark.parametrize("limit", ["--timeout", "--deadline"])
+def test_last_words_are_heard(host: Host, limit: str) -> None:
+    """What COMMAND writes when it is told that its time is up is logged to the end."""
+    code = "trap 'seq 5000; exit' TERM; while :; do sleep 0.01; done"
+    result = host.run(limit, "500ms", "--output", "json", "--", "sh", "-c", code)
+    assert result.code == 124
+    lines = [line["line"] for line in result.lines if line.get("stream") == "stdout"]
+    assert lines == [str(number) for number in range(1, 5001)]

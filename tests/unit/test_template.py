@@ -19,7 +19,6 @@ from guardrun.template import (
     Lookup,
     Variable,
     load_json,
-    needs_item,
     needs_stdin,
     parse,
     pick,
@@ -362,13 +361,10 @@ def test_parts() -> None:
 
 
 def test_what_a_template_needs() -> None:
-    """Only a variable of stdin takes stdin, only one of the item varies from item to item."""
+    """Only a variable of stdin takes stdin."""
     assert needs_stdin("{job}-{stdin.sha256}")
     assert needs_stdin("{stdin.json:a}")
     assert not needs_stdin("{job}{{stdin.sha256}}")
-    assert needs_item("{item}")
-    assert needs_item("{job}-{item.id}")
-    assert not needs_item("{{item}}{stdin.sha256}")
 
 
 # ---------------------------------------------------------------- properties
