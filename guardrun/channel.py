@@ -17,6 +17,7 @@ from guardrun.lean import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
 _PACKET = 64 * 1024
 _MAX_FDS = 250  # SCM_MAX_FD is 253
@@ -111,7 +112,18 @@ class Unkillable(NamedTuple):
     pids: tuple[int, ...]
 
 
-_KINDS: tuple[Callable[..., tuple[object, ...]], ...] = (
+class Lost(NamedTuple):
+    """Keeper → warden: a lease is somebody else's now; look at the term."""
+
+
+class TreeDead(NamedTuple):
+    """Warden or backstop → keeper: the supervisor is gone, and nothing of COMMAND is alive."""
+
+
+Kinds = tuple["Callable[..., tuple[object, ...]]", ...]
+"""The kinds of values that one channel carries, the same at both of its ends."""
+
+_KINDS: Kinds = (
     Ready,
     Keep,
     Spawn,
@@ -123,21 +135,24 @@ _KINDS: tuple[Callable[..., tuple[object, ...]], ...] = (
     NotStarted,
     Over,
     Unkillable,
+    Lost,
+    TreeDead,
 )
 
 
 class Channel:
     """One end of a pair; ``receive`` blocks, so poll ``fileno()`` first."""
 
-    def __init__(self, end: _socket.socket) -> None:
+    def __init__(self, end: _socket.socket, kinds: Kinds) -> None:
         self._end = end
+        self._kinds = kinds
 
     def fileno(self) -> int:
         return self._end.fileno()
 
     def send(self, message: tuple[object, ...], fds: Sequence[int] = ()) -> bool:
         """Send one message; False when nobody is at the other end any more."""
-        data = marshal.dumps([_KINDS.index(type(message)), *message])
+        data = marshal.dumps(self._packed(message))
         memory = -1
         if len(data) > _PACKET:
             memory = os.memfd_create("guardrun")
@@ -177,14 +192,25 @@ class Channel:
             with open(memory, "rb") as file:
                 file.seek(0)
                 data = file.read()
-        kind, *fields = marshal.loads(data)
-        return _KINDS[kind](*fields), tuple(fds)
+        message: tuple[object, ...] = self._unpacked(marshal.loads(data))
+        return message, tuple(fds)
 
     def close(self) -> None:
         self._end.close()
 
+    def _packed(self, value: Any) -> Any:
+        # A list stands for one of our values and nothing else: the kind's number, then the fields.
+        if hasattr(value, "_fields"):
+            return [self._kinds.index(type(value)), *map(self._packed, value)]
+        return tuple(map(self._packed, value)) if type(value) is tuple else value
 
-def pair() -> tuple[Channel, Channel]:
+    def _unpacked(self, value: Any) -> Any:
+        if type(value) is list:
+            return self._kinds[value[0]](*map(self._unpacked, value[1:]))
+        return tuple(map(self._unpacked, value)) if type(value) is tuple else value
+
+
+def pair(kinds: Kinds = _KINDS) -> tuple[Channel, Channel]:
     """Make a channel: the two ends, both close-on-exec."""
     one, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-    return Channel(one), Channel(other)
+    return Channel(one, kinds), Channel(other, kinds)

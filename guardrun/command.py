@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from guardrun.supervisor.execute import Execution
     from guardrun.supervisor.loop import Loop
     from guardrun.supervisor.stdin import Stdin
+    from guardrun.term import Bond
 
 _STDIN = 0
 
@@ -33,6 +34,8 @@ class Command:
         log: Log,
         mask: frozenset[int],
         stdin: Stdin | None,
+        bond: Bond | None,
+        spare: set[int],
     ) -> None:
         self._spec = spec
         self._run = run
@@ -40,6 +43,8 @@ class Command:
         self._log = log
         self._mask = mask
         self._stdin = stdin
+        self._bond = bond
+        self._spare = spare
         self._held = Held()
         self._captured: Captured | None = None
         self._guard: Guard | None = None
@@ -51,7 +56,7 @@ class Command:
     def prepare(self) -> None:
         """Start the processes that will watch COMMAND, unless they are there; GuardrunError."""
         if self._guard is None:
-            self._guard = Guard(self._loop.terminal.group, self._mask)
+            self._guard = Guard(self._loop.terminal.group, self._mask, self._bond, self._spare)
 
     def execute(self, number: int, grant: Grant | None, claim: Claim | None) -> Execution:
         """Execute COMMAND once, to its end. Raises GuardrunError when it can't be watched."""

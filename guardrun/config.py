@@ -195,7 +195,6 @@ def ledger_spec(url: str | None, config: str | None, environ: Mapping[str, str])
     file = _load(line, environ)
     defaults = _from_file(file.defaults) if file else {}
     settings = {**defaults, **_from_credentials(environ), **_from_environment(environ), **line}
-    _refuse_what_is_not_built(settings)
     return _ledger(settings, paths.state_dir(environ))
 
 
@@ -266,6 +265,7 @@ _KEY_FIELDS = {
     "on-duplicate": "on_duplicate",
     "on-interrupted": "on_interrupted",
     "on-mismatch": "on_mismatch",
+    "claim-ttl": "claim_ttl",
 }
 _RETRY_FIELDS = {
     "retries": "retries",
@@ -424,6 +424,3 @@ def _refuse_what_is_not_built(settings: Settings) -> None:
     remote = _distributed(settings)
     if remote and "lock" in settings:
         raise UsageError(f"{remote.origin}: distributed locks are not in this version")
-    url = settings.get("ledger-url")
-    if url and url.value.startswith("postgresql:"):
-        raise UsageError(f"{url.origin}: a ledger in Postgres is not in this version")

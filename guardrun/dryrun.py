@@ -118,6 +118,7 @@ def _key(spec: KeySpec, run: Run) -> dict[str, Any]:
         "on_duplicate": spec.on_duplicate,
         "on_interrupted": spec.on_interrupted,
         "on_mismatch": spec.on_mismatch,
+        "claim_ttl": _seconds(spec.claim_ttl),
     }
 
 

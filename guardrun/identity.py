@@ -84,6 +84,7 @@ def identify(
         key=None if plan.key.key is None else named(plan.key.key),
         needs=tuple(map(named, plan.key.needs)),
         enqueued_at=plan.enqueued_at,
+        token=None if plan.key.key is None else os.urandom(16).hex(),
     )
 
 

@@ -39,6 +39,8 @@ class KeySpec(NamedTuple):
     on_duplicate: str = "skip"
     on_interrupted: str = "rerun"
     on_mismatch: str = "fail"
+    claim_ttl: float = 900.0
+    """s that a claim in Postgres is good for after its last renewal"""
 
 
 class Codes(NamedTuple):
@@ -146,6 +148,11 @@ class Run(NamedTuple):
     key: str | None = None
     needs: tuple[str, ...] = ()
     enqueued_at: float | None = None
+    token: str | None = None
+    """128 random bits that make a claim of ``key`` this run's own; ``None`` without a key.
+
+    Drawn once, so that a claim which is asked for again, because its answer was lost, is the same.
+    """
 
 
 class Holder(NamedTuple):

@@ -36,21 +36,25 @@ class Lock(Protocol):
 
 
 class Ledger(Protocol):
-    """Durable truth about runs and keys."""
+    """Durable truth about runs and keys.
 
-    def prepare(self) -> None:
-        """Open what ``begin`` will need, if that can be done now; what fails is for it to tell."""
+    ``due`` (CLOCK_BOOTTIME) is when the caller stops waiting for an answer: ``StoreUnavailable``.
+    """
 
-    def begin(self, run: Run, key: KeySpec) -> Claim | Refusal:
+    def prepare(self, due: float, /) -> None:
+        """Get ready for ``begin``, until ``due`` at the latest; what fails is for it to tell."""
+
+    def begin(self, run: Run, key: KeySpec, due: float = ..., /) -> Claim | Refusal:
         """Check ``run.needs``, claim ``run.key`` and store the run as running: one transaction.
 
-        When this returns a claim, it is durable. A refusal stores nothing.
+        When this returns a claim, it is durable. A refusal stores nothing. Repeating it after a
+        lost answer changes nothing: the claim is recognised by ``run.token``.
         """
 
-    def spend_retry(self, run: Run, budget: Budget) -> bool:
+    def spend_retry(self, run: Run, budget: Budget, due: float = ..., /) -> bool:
         """Count one retry of ``run.job`` if the budget has one left: atomic over all runs."""
 
-    def finish(self, outcome: Outcome) -> bool:
+    def finish(self, outcome: Outcome, due: float = ..., /) -> bool:
         """Store run, attempts and the key's state in one transaction.
 
         A compare-and-set: False when the run's claim is no longer its own; then the run's row
@@ -58,13 +62,50 @@ class Ledger(Protocol):
         """
 
     def watch(self, job_id: str) -> Child:
-        """Start waiting for the end of the run that holds a key."""
+        """Start waiting until asking for the key that this run holds may have another answer."""
 
-    def stored_output(self, key: str) -> tuple[bytes, bytes] | None:
+    def stored_output(self, key: str, due: float = ..., /) -> tuple[bytes, bytes] | None:
         """What the run that succeeded for ``key`` wrote, if it was captured."""
 
     def close(self) -> None:
         """Let go of connections and descriptors."""
+
+
+class RunLedger(Ledger, Protocol):
+    """A ledger as a run sees it: somebody takes care of the claim while the run does other work.
+
+    ``begin`` has the spool's outcomes recorded before it claims.
+    """
+
+    @property
+    def prompt(self) -> float:
+        """s that a run which can do without the ledger waits for it before COMMAND starts."""
+
+    @property
+    def retry_cap(self) -> float:
+        """s; the longest that asking once more is put off."""
+
+    def announce(self, run: Run, key: KeySpec, due: float, /) -> Claim | Refusal:
+        """As ``begin``, for a run that can do without: what takes long happens beside COMMAND."""
+
+    def assure(self) -> bool:
+        """Whether COMMAND may be started under the claim; renews it first where it is old."""
+
+
+class RemoteLedger(Ledger, Protocol):
+    """A ledger behind a network, as its keeper sees it: a claim is good for a while only."""
+
+    def renew(self, run: Run, due: float, /) -> bool:
+        """Extend the claim (without a key: the run's row); False when it is not ours any more."""
+
+    def interrupt(self, run: Run, due: float, /) -> None:
+        """Record that the run was cut off, and nothing of COMMAND is alive."""
+
+    def give_back(self, run: Run, due: float, /) -> None:
+        """Free the key of a claim under which nothing was executed."""
+
+    def idle(self) -> None:
+        """Let go of the connection until it is needed again."""
 
 
 class Child(Protocol):
@@ -74,6 +115,20 @@ class Child(Protocol):
 
     def cancel(self) -> None:
         """End it, whether it is over or not."""
+
+
+class Tended(Protocol):
+    """A process that the loop looks after while it waits for something else."""
+
+    def fileno(self) -> int:
+        """Readable when ``ready`` is to be called; -1 when there is no such process."""
+
+    def overdue_at(self) -> float:
+        """When ``check`` is to be called (CLOCK_BOOTTIME)."""
+
+    def ready(self) -> None: ...
+
+    def check(self) -> None: ...
 
 
 class Waiter(Protocol):

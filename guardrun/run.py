@@ -19,18 +19,18 @@ from guardrun.units import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from guardrun.command import Command
     from guardrun.ledger.spool import Spool
-    from guardrun.model import Grant, Holder, Plan, Run
-    from guardrun.ports import Ledger, Lock, Rng
+    from guardrun.model import Grant, Holder, KeySpec, Plan, Run
+    from guardrun.ports import Lock, Rng, RunLedger
     from guardrun.report.log import Log
     from guardrun.supervisor.execute import Execution
     from guardrun.supervisor.loop import Loop
 
-_TOLD = 0.5
+_TOLD = 0.3
 """s that a run which was told to stop tries to record its outcome before it goes to the spool"""
-_PROMPT = 1.0
-"""s that a run which can do without the ledger waits for it before COMMAND starts"""
 
 
 class Ending(NamedTuple):
@@ -50,7 +50,7 @@ class Tools(NamedTuple):
     log: Log
     rng: Rng
     lock: Lock | None
-    ledger: Ledger | None
+    ledger: RunLedger | None
     spool: Spool | None
     command: Command
 
@@ -147,7 +147,7 @@ def get_ready(tools: Tools) -> None:
     tools.log.open()
     tools.command.prepare()
     if tools.ledger is not None:
-        tools.ledger.prepare()
+        tools.ledger.prepare(kernel.now())
 
 
 def busy(me: Run, tools: Tools, holder: Holder | None, reason: str, code: int) -> Ending:
@@ -171,25 +171,36 @@ def validate_key(plan: Plan, me: Run, tools: Tools, held: Held) -> tuple[Held, E
     ledger = tools.ledger
     if ledger is None:
         return held, None
-    asked = kernel.now()
+    begin: Callable[[Run, KeySpec, float], Claim | Refusal]
     wanted = me.key is not None or bool(me.needs) or plan.exec.retry.budget is not None
-    patience = plan.ledger.store_wait
-    if plan.ledger.on_down == "run" and not wanted:
-        patience = min(patience, _PROMPT)
-    due = asked + max(0.0, plan.wait - (held.waited or 0.0))
+    if wanted or plan.ledger.on_down == "stop":
+        patience, begin = plan.ledger.store_wait, ledger.begin
+        ledger.prepare(
+            kernel.now() + patience
+        )  # that we are slow to start is not the store's fault
+    else:
+        patience, begin = min(plan.ledger.store_wait, ledger.prompt), ledger.announce
+    give_up = kernel.now() + max(0.0, plan.wait - (held.waited or 0.0))
+    waited_for: Holder | None = None
     try:
         while True:
             answer = insist(
-                tools.loop, tools.rng, asked + patience, lambda: claim(plan, me, tools, ledger)
+                tools.loop,
+                tools.rng,
+                kernel.now() + patience,
+                ledger.retry_cap,
+                lambda due: begin(me, plan.key, due),
             )
             if isinstance(answer, Claim):
                 return held._replace(claim=answer), None
             holder = answer.holder
             around = holder is not None and holder.job_id in me.path
-            if answer.kind != "held" or around or kernel.now() >= due:
+            if answer.kind != "held" or around or kernel.now() >= give_up:
                 break
-            tools.log.emit(events.lock_busy(time.time(), me, holder, "waiting", waits=True))
-            await_end(ledger, answer, tools, due)
+            if holder != waited_for:
+                tools.log.emit(events.lock_busy(time.time(), me, holder, "waiting", waits=True))
+            waited_for = holder
+            await_end(ledger, answer, tools, give_up)
     except StoreUnavailable:
         if plan.ledger.on_down == "stop":
             raise
@@ -197,14 +208,7 @@ def validate_key(plan: Plan, me: Run, tools: Tools, held: Held) -> tuple[Held, E
     return held, refused(plan, me, tools, answer, around)
 
 
-def claim(plan: Plan, me: Run, tools: Tools, ledger: Ledger) -> Claim | Refusal:
-    """Have the spool's outcomes recorded, then claim: what is in the spool decides as well."""
-    if tools.spool is not None:
-        tools.spool.flush(ledger)
-    return ledger.begin(me, plan.key)
-
-
-def await_end(ledger: Ledger, refusal: Refusal, tools: Tools, due: float) -> None:
+def await_end(ledger: RunLedger, refusal: Refusal, tools: Tools, due: float) -> None:
     """Wait until the run that holds the key has ended, or ``due``."""
     assert refusal.holder is not None and refusal.holder.job_id is not None
     child = ledger.watch(refusal.holder.job_id)
@@ -228,12 +232,23 @@ def refused(plan: Plan, me: Run, tools: Tools, refusal: Refusal, around: bool) -
     if not skipped:
         return Ending("precondition_failed", 76, reason)
     if plan.key.on_duplicate == "replay":
-        stored = tools.ledger.stored_output(me.key) if tools.ledger and me.key else None
+        stored = stored_output(plan, me, tools)
         if stored is None:
             reason += "; none of its output was stored (--capture)"
         elif (told := tools.command.replay(*stored)) is not None:
             raise ToldToStop(told)
     return Ending("skipped_duplicate", 0, reason)
+
+
+def stored_output(plan: Plan, me: Run, tools: Tools) -> tuple[bytes, bytes] | None:
+    """Fetch what the run that succeeded for our key wrote; ``None`` when it was not captured."""
+    ledger, key = tools.ledger, me.key
+    if ledger is None or key is None:
+        return None
+    due = kernel.now() + plan.ledger.store_wait
+    return insist(
+        tools.loop, tools.rng, due, ledger.retry_cap, lambda due: ledger.stored_output(key, due)
+    )
 
 
 # ---------------------------------------------------------------- 3. COMMAND
@@ -249,6 +264,9 @@ def execute(plan: Plan, me: Run, tools: Tools, held: Held, attempts: list[Attemp
     loop.check()
     while True:
         number = len(attempts) + 1
+        if tools.ledger is not None and not tools.ledger.assure():
+            log.emit(events.lease_lost(time.time(), number, policy.LEASE_LOST))
+            return Ending("lease_lost", _CAUSE_CODES["lease_lost"], policy.LEASE_LOST)
         execution = tools.command.execute(number, held.grant, held.claim)
         ended = execution.ended
         verdict = policy.judge(ended, spec)
@@ -259,6 +277,8 @@ def execute(plan: Plan, me: Run, tools: Tools, held: Held, attempts: list[Attemp
             if again:
                 attempts[-1] = attempts[-1]._replace(result="retry")
         finally:
+            if ended.cause == "lease_lost":
+                log.emit(events.lease_lost(time.time(), number, policy.LEASE_LOST))
             log.emit(events.attempt_finished(time.time(), attempts[-1]))
         if execution.told is not None:
             tools.command.sweep()
@@ -304,7 +324,13 @@ def afford_retry(me: Run, tools: Tools, plan: Plan, number: int) -> bool:
         return True
     due = kernel.now() + plan.ledger.store_wait
     try:
-        left = insist(tools.loop, tools.rng, due, lambda: ledger.spend_retry(me, budget))
+        left = insist(
+            tools.loop,
+            tools.rng,
+            due,
+            ledger.retry_cap,
+            lambda due: ledger.spend_retry(me, budget, due),
+        )
         reason = f"{budget.retries} retries in the last {budget.window:g} s"
     except StoreUnavailable as down:  # unknown is not a licence for a retry storm
         left, reason = False, str(down)
@@ -349,6 +375,7 @@ def account(
         held_by=ending.held_by,
         lock_wait=held.waited,
         key_ttl=plan.key.ttl,
+        lease_lost=ending.result == "lease_lost",
         captured=tools.command.captured(),
     )
 
@@ -365,7 +392,9 @@ def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:
     elif outcome.die_by is not None and outcome.result == "interrupted":
         due = min(due, kernel.now() + _TOLD)  # whoever told us to stop waits for it
     try:
-        if insist(tools.loop, tools.rng, due, lambda: ledger.finish(outcome)):
+        if insist(
+            tools.loop, tools.rng, due, ledger.retry_cap, lambda due: ledger.finish(outcome, due)
+        ):
             return outcome
         stale = "the key was taken over meanwhile, and was left alone"
         return outcome._replace(reason=stale, exit_code=74, lease_lost=True)

@@ -8,6 +8,7 @@ import time
 from guardrun import cli, identity, kernel, safety
 from guardrun.chance import Chance
 from guardrun.command import Command
+from guardrun.ledger.spool import open_spool
 from guardrun.report.log import Log
 from guardrun.run import Tools, run
 from guardrun.supervisor.loop import Loop, find_terminal, take_signals
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from guardrun.ledger.spool import Spool
     from guardrun.model import Outcome, Plan, Run
-    from guardrun.ports import Ledger, Lock, Rng
+    from guardrun.ports import Lock, RemoteLedger, Rng, RunLedger
+    from guardrun.term import Bond
 
 
 def perform(plan: Plan) -> NoReturn:
@@ -35,10 +37,11 @@ def perform(plan: Plan) -> NoReturn:
         from guardrun.supervisor.stdin import Stdin
 
         stdin = Stdin(loop, plan.exec.stdin_max)
+    rng = Chance()
+    spare: set[int] = set()
+    ledger, spool, bond = _ledger(plan, loop, rng, spare)
     me = identity.identify(plan, stdin, os.environ, loop)
     log = journal.bind(job_id=me.job_id, job=me.job)
-    rng = Chance()
-    ledger, spool = _ledger(plan)
     tools = Tools(
         loop=loop,
         log=log,
@@ -46,7 +49,7 @@ def perform(plan: Plan) -> NoReturn:
         lock=_lock(plan, me, loop, rng),
         ledger=ledger,
         spool=spool,
-        command=Command(plan.exec, me, loop, log, mask, stdin),
+        command=Command(plan.exec, me, loop, log, mask, stdin, bond, spare),
     )
     outcome = run(plan, me, tools)
     log.close()
@@ -68,20 +71,36 @@ def _lock(plan: Plan, me: Run, loop: Loop, rng: Rng) -> Lock | None:
     return HostLock(spec, me.lock, loop, rng)
 
 
-def _ledger(plan: Plan) -> tuple[Ledger | None, Spool | None]:
+def _ledger(
+    plan: Plan, loop: Loop, rng: Rng, spare: set[int]
+) -> tuple[RunLedger | None, Spool | None, Bond | None]:
     spec = plan.ledger
     if spec.url == "none:":
-        return None, None
-    from guardrun.ledger.spool import Spool
-    from guardrun.ledger.sqlite import SqliteLedger
-
+        return None, None, None
     os.close(safety.private_directory(spec.state_dir, "state directory"))
-    path = spec.url.removeprefix("sqlite://")
-    os.close(safety.private_directory(os.path.dirname(path), "ledger directory"))
-    spool = os.path.join(spec.state_dir, "spool")
-    if os.path.lexists(spool):
-        os.close(safety.private_directory(spool, "spool"))
-    return SqliteLedger(path, time.time, spec.keep), Spool(spool)
+    spool = open_spool(spec, os.environ)
+    if spec.url.startswith("sqlite:"):
+        from guardrun.ledger.local import LocalLedger
+
+        path = spec.url.removeprefix("sqlite://")
+        os.close(safety.private_directory(os.path.dirname(path), "ledger directory"))
+        return LocalLedger(path, time.time, spec.keep, spool), spool, None
+    from guardrun import channel
+    from guardrun.keeper.link import Link
+    from guardrun.keeper.proxy import LedgerProxy
+    from guardrun.term import Bond, Term
+
+    def connect() -> RemoteLedger:  # called in the keeper, so that only it loads the driver
+        from guardrun.ledger.postgres import PostgresLedger
+
+        return PostgresLedger(spec.url, time.time, plan.key.claim_ttl)
+
+    ours, wardens = channel.pair()
+    term = Term()
+    link = Link(ours, term, connect, spool, rng, plan.key.claim_ttl, plan.exec.kill_after, spare)
+    link.start()
+    loop.keeper = link
+    return LedgerProxy(link, loop, rng), spool, Bond(term, wardens)
 
 
 def _end(outcome: Outcome, loop: Loop) -> int:

@@ -6,7 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import servers
 from support import Host, alive, kill, marker
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Shared servers live as long as this process: with xdist the controller, not a worker."""
+    if not hasattr(config, "workerinput"):
+        servers.own_session()
+
+
+@pytest.fixture
+def database_url() -> Iterator[str]:
+    """A fresh database on the session's Postgres."""
+    url = servers.database(servers.postgres_url())
+    yield url
+    servers.drop_database(url)
 
 
 @pytest.fixture

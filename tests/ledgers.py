@@ -7,10 +7,10 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from guardrun.ledger.records import Filter, RunRecord, open_records
 from guardrun.ledger.sqlite import SqliteLedger
@@ -55,7 +55,8 @@ def make_run(key: str | None = None, **fields: Any) -> Run:
         "fingerprint": "f" * 64,
         "started_at": NOON,
     }
-    return Run(own, owner=f"h:1:{own}", key=key, **(given | fields))
+    token = None if key is None else os.urandom(16).hex()
+    return Run(own, owner=f"h:1:{own}", key=key, token=token, **(given | fields))
 
 
 def ended(
@@ -98,15 +99,53 @@ def run_key(ledger: Ledger, key: str, result: str = "success", **fields: Any) ->
     return run
 
 
+class Store(Protocol):
+    """What the contract suite needs of a ledger under test; every ``open`` is another process's
+    view of it."""
+
+    tick: float
+    """s; two moments on the test's clock have to be this far apart to be told from each other"""
+    crowd: int
+    """how many processes may come at once"""
+    clock: Clock
+
+    @property
+    def place(self) -> str:
+        """What ``opener`` needs to open it in another process."""
+
+    def open(self) -> Any:
+        """A ledger of its own."""
+
+    def at(self, instant: float) -> Any:
+        """What the ledger tells of this moment on the test's clock."""
+
+    def vanish(self, ledger: Any, run: Run, others: Sequence[Run] = ()) -> Any:
+        """Have a run's processes be gone for as long as it takes to notice, those of ``others``
+        not; a ledger to go on with."""
+
+    def runs(self, wanted: Filter | None = None) -> list[RunRecord]:
+        """What is recorded, newest first."""
+
+    def row(self, of: Run) -> RunRecord:
+        """What is recorded of one run."""
+
+    def attempts(self, of: Run) -> int:
+        """How many attempts of a run are recorded."""
+
+    def close(self) -> None:
+        """Close what was opened here."""
+
+
 @dataclass
 class SqliteStore:
-    """One embedded ledger; every ``open`` is another process's view of it."""
+    """One embedded ledger."""
 
     directory: Path
     clock: Clock = field(default_factory=Clock)
     opened: list[SqliteLedger] = field(default_factory=list)
 
-    name = "sqlite"
+    tick = 0.001
+    crowd = 100
 
     @property
     def path(self) -> Path:
@@ -126,6 +165,19 @@ class SqliteStore:
         ledger = SqliteLedger(str(self.path), self.clock, keep)
         self.opened.append(ledger)
         return ledger
+
+    def at(self, instant: float) -> Any:
+        """The test's clock is the ledger's."""
+        return instant
+
+    def vanish(self, ledger: SqliteLedger, run: Run, others: Sequence[Run] = ()) -> SqliteLedger:
+        """Have a run's descriptors be closed; ``others`` live on in processes of their own."""
+        assert run not in others
+        ledger.close()
+        fresh = self.open()
+        for other in others:
+            fresh.live.hold(other.job_id)
+        return fresh
 
     def runs(self, wanted: Filter | None = None) -> list[RunRecord]:
         """What is recorded, newest first."""
@@ -157,14 +209,13 @@ class SqliteStore:
             ledger.close()
 
 
-_OPENERS: dict[str, Callable[[str], Ledger]] = {
-    "sqlite": lambda place: SqliteLedger(place, Clock()),
-}
-
-
-def opener(name: str, place: str) -> Ledger:
+def opener(place: str) -> Ledger:
     """Open a store by what a worker process was given on its command line."""
-    return _OPENERS[name](place)
+    if place.startswith("/"):
+        return SqliteLedger(place, Clock())
+    from guardrun.ledger.postgres import PostgresLedger
+
+    return PostgresLedger(place, Clock())
 
 
 _PREAMBLE = """
@@ -184,7 +235,7 @@ def insist(call):
                 raise
             time.sleep(random.uniform(0, 0.05))
 
-ledger = opener(*sys.argv[1:3])
+ledger = opener(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 """
@@ -192,7 +243,7 @@ sys.stdin.readline()
 
 @contextlib.contextmanager
 def workers(
-    store: SqliteStore, number: int, script: str, *words: str
+    store: Store, number: int, script: str, *words: str
 ) -> Iterator[list[subprocess.Popen[str]]]:
     """So many processes that have opened the store and wait for a line on stdin to run ``script``.
 
@@ -201,7 +252,7 @@ def workers(
     place = Path(__file__).parent
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", _PREAMBLE + script, store.name, store.place, *words],
+            [sys.executable, "-c", _PREAMBLE + script, store.place, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

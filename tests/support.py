@@ -257,19 +257,22 @@ def no_survivors(mark: str, within: float = 5.0) -> None:
 
 
 def family(pid: int) -> dict[str, int]:
-    """Pids of a running guardrun's own processes: supervisor, backstop, warden."""
+    """Pids of a running guardrun's own processes: supervisor, backstop, warden, keeper if any."""
 
-    def only_child(of: int) -> int:
-        listed = Path(f"/proc/{of}/task/{of}/children").read_text().split()
-        return int(listed[0]) if listed else 0
+    def children(of: int) -> list[int]:
+        return [int(one) for one in Path(f"/proc/{of}/task/{of}/children").read_text().split()]
 
     def complete() -> dict[str, int] | None:
+        found = {"supervisor": pid}
         try:
-            backstop = only_child(pid)
-            warden = only_child(backstop) if backstop else 0
-        except FileNotFoundError:
+            for child in children(pid):
+                if os.getsid(child) == child:  # in a session of its own, or on the way there
+                    found["keeper"] = child
+                for grandchild in children(child):
+                    found |= {"backstop": child, "warden": grandchild}
+        except (FileNotFoundError, ProcessLookupError):
             return None
-        return {"supervisor": pid, "backstop": backstop, "warden": warden} if warden else None
+        return found if "warden" in found else None
 
     return eventually(complete, what="backstop and warden")
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import base64
 import itertools
-import json
 import shlex
-import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import click
 from rich.table import Table
 from rich.text import Text
 
 from guardrun import units
-from guardrun.commands import table
+from guardrun.commands import objects, table
 from guardrun.errors import GuardrunError
 from guardrun.ledger.records import AttemptRecord, Filter, Records, RunRecord, open_records
-from guardrun.model import Holder, LedgerSpec
+from guardrun.model import LedgerSpec
 
 RESULTS = (
     "running",
@@ -32,10 +30,10 @@ RESULTS = (
     "interrupted",
     "store_unavailable",
 )
-_SHORT = 8
+SHORT = 8
 _LEAST = 6
-_COLUMNS = (
-    ("RUN", _SHORT),
+RUN_COLUMNS = (
+    ("RUN", SHORT),
     ("STARTED", 19),
     ("TOOK", 6),
     ("RESULT", 19),
@@ -107,9 +105,10 @@ def history(
         found = records.runs(Filter(job, key, result, since, until)) if records else iter(())
         wanted = itertools.islice(found, limit or None)
         if as_json:
-            _write_lines(_fields(record) for record in wanted)
+            objects.write_lines(run_fields(record) for record in wanted)
         else:
-            _print_runs(wanted, "no such runs" if records else "no runs yet")
+            none = "no such runs" if records else "no runs yet"
+            table.write(RUN_COLUMNS, map(run_row, wanted), none)
     finally:
         if records:
             records.close()
@@ -134,7 +133,7 @@ def show(spec: LedgerSpec, run: str, as_json: bool) -> None:
     finally:
         records.close()
     if as_json:
-        _write_lines([_whole(record, attempts, output)])
+        objects.write_lines([_whole(record, attempts, output)])
     else:
         _print_run(record, attempts, output)
 
@@ -157,15 +156,7 @@ def _find(records: Records, part: str) -> RunRecord:
 # ---------------------------------------------------------------- for programs
 
 
-def _write_lines(objects: Iterable[dict[str, object]]) -> None:
-    # In bytes: what the locale of a cron job cannot encode is no reason to fail.
-    out = sys.stdout.buffer
-    for fields in objects:
-        out.write(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
-    out.flush()
-
-
-def _fields(record: RunRecord) -> dict[str, object]:
+def run_fields(record: RunRecord) -> dict[str, object]:
     """A run under the names of the log; what does not apply is null."""
     lag = None if record.enqueued_at is None else record.started_at - record.enqueued_at
     return {
@@ -173,21 +164,21 @@ def _fields(record: RunRecord) -> dict[str, object]:
         "job": record.job,
         "result": record.result,
         "exit_code": record.exit_code,
-        "signal": _signal(record.signal),
-        "started_at": _rfc3339(record.started_at),
-        "finished_at": _rfc3339(record.finished_at),
-        "duration_ms": _milliseconds(record.duration),
+        "signal": objects.signal(record.signal),
+        "started_at": objects.rfc3339(record.started_at),
+        "finished_at": objects.rfc3339(record.finished_at),
+        "duration_ms": objects.milliseconds(record.duration),
         "idempotency_key": record.key,
         "lock": record.lock,
         "lock_owner": record.owner if record.held else None,
         "fencing_token": record.fence,
-        "lock_wait_ms": _milliseconds(record.lock_wait),
-        "queue_lag_ms": _milliseconds(lag),
+        "lock_wait_ms": objects.milliseconds(record.lock_wait),
+        "queue_lag_ms": objects.milliseconds(lag),
         "attempts": record.attempts,
         "reason": record.reason,
-        "held_by": _holder(record.held_by),
+        "held_by": objects.holder(record.held_by),
         "lease_lost": record.lease_lost,
-        "command": [_unicode(word) for word in record.argv],
+        "command": [objects.unicode(word) for word in record.argv],
     }
 
 
@@ -196,24 +187,24 @@ def _whole(
     attempts: tuple[AttemptRecord, ...],
     output: tuple[bytes, bytes] | None,
 ) -> dict[str, object]:
-    whole = _fields(record) | {
+    whole = run_fields(record) | {
         "command_exit_code": record.command_code,
         "host": record.host,
         "user": record.user,
         "pid": record.pid,
         "owner": record.owner,
-        "needs": [_unicode(key) for key in record.needs],
+        "needs": [objects.unicode(key) for key in record.needs],
         "job_path": list(record.path),
-        "enqueued_at": _rfc3339(record.enqueued_at),
+        "enqueued_at": objects.rfc3339(record.enqueued_at),
         "claim_lost": record.stale,
         "attempts": [
             {
                 "attempt": attempt.number,
-                "started_at": _rfc3339(attempt.started_at),
-                "duration_ms": _milliseconds(attempt.duration),
+                "started_at": objects.rfc3339(attempt.started_at),
+                "duration_ms": objects.milliseconds(attempt.duration),
                 "result": attempt.result,
                 "exit_code": attempt.exit_code,
-                "signal": _signal(attempt.signal),
+                "signal": objects.signal(attempt.signal),
                 "reason": attempt.reason,
             }
             for attempt in attempts
@@ -230,49 +221,13 @@ def _whole(
     return whole
 
 
-def _rfc3339(instant: int | None) -> str | None:
-    return None if instant is None else units.rfc3339(instant / 1e6)
-
-
-def _milliseconds(duration: int | None) -> float | None:
-    return None if duration is None else duration / 1000
-
-
-def _signal(number: int | None) -> str | None:
-    return None if number is None else units.signal_name(number)
-
-
-def _holder(holder: Holder | None) -> dict[str, object] | None:
-    if holder is None:
-        return None
-    since = None if holder.since is None else units.rfc3339(holder.since)
-    return {"owner": _unicode(holder.owner), "job_id": holder.job_id, "since": since}
-
-
-def _unicode(word: str) -> str:
-    r"""A word with bytes that were no UTF-8 written as ``\xff``."""
-    return word.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 # ---------------------------------------------------------------- for people
 
 
-def _print_runs(records: Iterator[RunRecord], none: str) -> None:
-    console = table.console()
-    first = True
-    for rows in table.chunks(_row(record) for record in records):
-        part = table.table(_COLUMNS, console.width, header=first)
-        for row in rows:
-            part.add_row(*row)
-        console.print(part)
-        first = False
-    if first:
-        console.print(none)
-
-
-def _row(record: RunRecord) -> tuple[str | Text, ...]:
+def run_row(record: RunRecord) -> tuple[str | Text, ...]:
+    """A run in ``RUN_COLUMNS``."""
     return (
-        record.job_id[-_SHORT:],
+        record.job_id[-SHORT:],
         table.local_time(record.started_at),
         table.took(_duration(record)),
         table.result_text(record.result),
@@ -299,12 +254,7 @@ def _print_run(
     output: tuple[bytes, bytes] | None,
 ) -> None:
     console = table.console()
-    facts = Table.grid(padding=(0, 2, 0, 0))
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column(overflow="fold")
-    for name, text in _facts(record):
-        facts.add_row(name, text)
-    console.print(facts)
+    table.write_facts(_facts(record))
     if attempts:
         console.print()
         console.print(_attempt_table(attempts, console.width))

@@ -21,8 +21,7 @@ def launch(name: str, target: str, words: Sequence[str]) -> int:
     The command finds the ledger's ``LedgerSpec`` as ``ctx.obj``. Raises ``UsageError`` for what
     click does not take, ``ToldToStop`` for Ctrl-C at a prompt.
     """
-    command = copy.copy(load(target))
-    command.params = [*command.params, *_common()]
+    name, command, words = find(name, target, words)
     try:
         return _call(command, f"guardrun {name}", words)
     except click.Abort:
@@ -56,6 +55,19 @@ def _call(command: click.Command, name: str, words: Sequence[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+def find(name: str, target: str, words: Sequence[str]) -> tuple[str, click.Command, Sequence[str]]:
+    """The command that is called, with the options that all have; its whole name, and its words.
+
+    What is below another command, such as ``keys show``, is recognised as the very next word.
+    """
+    command = load(target)
+    if isinstance(command, click.Group) and words and words[0] in command.commands:
+        name, command, words = f"{name} {words[0]}", command.commands[words[0]], words[1:]
+    command = copy.copy(command)
+    command.params = [*command.params, *_common()]
+    return name, command, words
+
+
 def load(target: str) -> click.Command:
     """Import a subcommand."""
     module, _, attribute = target.partition(":")
@@ -65,7 +77,7 @@ def load(target: str) -> click.Command:
 
 def _common() -> list[click.Option]:
     return [
-        click.Option(["--ledger-url"], metavar="URL", help="Read this ledger."),
+        click.Option(["--ledger-url"], metavar="URL", help="Use this ledger."),
         click.Option(["--config"], metavar="FILE", help="Use this configuration file."),
     ]
 

@@ -16,6 +16,8 @@ _STYLES = {
     "lock_busy": "yellow",
     "precondition_failed": "yellow",
     "retry": "yellow",
+    "succeeded": "green",
+    "expired": "dim",
 }
 _CHUNK = 500
 _NARROWEST = 8
@@ -69,7 +71,7 @@ def printable_lines(data: bytes) -> str:
 
 
 def result_text(result: str) -> Text:
-    """A result in its colour."""
+    """A result, or a key's state, in its colour."""
     return Text(result, _STYLES.get(result, "red"))
 
 
@@ -102,6 +104,32 @@ def table(columns: Sequence[tuple[str, int | None]], wide: int, *, header: bool)
             overflow="ellipsis",
         )
     return made
+
+
+def write(
+    columns: Sequence[tuple[str, int | None]], rows: Iterable[tuple[str | Text, ...]], none: str
+) -> None:
+    """Print a long table while its rows come; ``none`` where there are none."""
+    out = console()
+    first = True
+    for portion in chunks(rows):
+        part = table(columns, out.width, header=first)
+        for row in portion:
+            part.add_row(*row)
+        out.print(part)
+        first = False
+    if first:
+        out.print(none)
+
+
+def write_facts(facts: Iterable[tuple[str, str | Text]]) -> None:
+    """Print names and what is so called, one pair a line."""
+    made = Table.grid(padding=(0, 2, 0, 0))
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, text in facts:
+        made.add_row(name, text)
+    console().print(made)
 
 
 def _escape(char: str) -> str:

@@ -18,6 +18,8 @@ _FINAL = frozenset({"deadline", "told_to_stop", "lease_lost", "warden_lost"})
 _CANNOT_EXECUTE, _NOT_FOUND = 126, 127
 _MAX_DOUBLINGS = 1000  # 2.0 ** 1024 is an OverflowError; every cap is reached long before
 
+LEASE_LOST = "the lease, or the key's claim, can no longer be proved to be held"
+
 
 class Verdict(NamedTuple):
     """An attempt's result before a retry is considered, and the reason where it is no success."""
@@ -41,7 +43,7 @@ def judge(ended: Ended, spec: ExecSpec) -> Verdict:
         case "told_to_stop":
             return Verdict("interrupted", "told to stop")
         case "lease_lost":
-            return Verdict("lease_lost", "the lease can no longer be proved to be held")
+            return Verdict("lease_lost", LEASE_LOST)
         case "warden_lost":
             return Verdict("interrupted", "the process that watches COMMAND was killed")
         case "not_started" if ended.exit_code == _NOT_FOUND:

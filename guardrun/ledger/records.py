@@ -5,8 +5,9 @@ Not for the run path.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from guardrun.errors import ConfigError
 from guardrun.model import Holder, LedgerSpec
@@ -70,6 +71,30 @@ class AttemptRecord(NamedTuple):
     reason: str | None
 
 
+class KeyRecord(NamedTuple):
+    """One key, as the ledger decides about it now; units as in ``RunRecord``."""
+
+    key: str
+    state: str
+    """one of ``KEY_STATES``"""
+    job_id: str
+    """of the latest claim, as all that follows"""
+    owner: str
+    fingerprint: str
+    claimed_at: int
+    claim_until: int | None
+    """until when the claim of a running key holds without another renewal; ``None`` where it holds
+    as long as the run is alive"""
+    finished_at: int | None
+    expires_at: int | None
+    """from then on a success does not block; ``None``: it does forever"""
+
+
+KEY_STATES = ("running", "succeeded", "expired", "failed", "interrupted")
+"""``expired``: succeeded, and its ``--key-ttl`` is over. A claim whose run is gone is
+``interrupted``."""
+
+
 class Records(Protocol):
     """What a ledger tells; every method raises ``StoreUnavailable``."""
 
@@ -88,8 +113,29 @@ class Records(Protocol):
     def output(self, job_id: str) -> tuple[bytes, bytes] | None:
         """What a run wrote, if it was captured."""
 
+    def keys(self, state: str | None, limit: int) -> Iterator[KeyRecord]:
+        """Keys, the latest claimed first; at most ``limit``, 0 for all."""
+
+    def key(self, key: str) -> KeyRecord | None:
+        """One key."""
+
     def close(self) -> None:
         """Let go of the connection."""
+
+
+def run_record(row: tuple[Any, ...]) -> RunRecord:
+    """A run from the columns of ``RunRecord``, with lists and objects as JSON text."""
+    given = RunRecord(*row)
+    held_by: Any = given.held_by
+    return given._replace(
+        argv=tuple(json.loads(row[6])),
+        needs=tuple(json.loads(row[10])),
+        path=tuple(json.loads(row[11])),
+        held=bool(given.held),
+        lease_lost=bool(given.lease_lost),
+        held_by=None if held_by is None else Holder(**json.loads(held_by)),
+        stale=bool(given.stale),
+    )
 
 
 def open_records(spec: LedgerSpec) -> Records | None:
@@ -102,6 +148,32 @@ def open_records(spec: LedgerSpec) -> Records | None:
         from guardrun.ledger.sqlite_records import open_file
 
         return open_file(spec.url)
-    raise ConfigError(
-        f"the ledger is {scheme}: which keeps no runs; name another with --ledger-url"
-    )
+    if scheme == "postgresql":
+        from guardrun.ledger.postgres_records import open_database
+
+        return open_database(spec.url, spec.store_wait)
+    raise keeps_nothing(scheme)
+
+
+def forget_key(spec: LedgerSpec, seen: KeyRecord) -> bool:
+    """Let a key block no longer, if nothing has happened to it since it was ``seen``.
+
+    A success expires now; what was interrupted counts as failed. A compare-and-set: False, and
+    nothing is changed, when the key is not as it was seen any more, or a run holds it.
+    Raises ``StoreUnavailable``.
+    """
+    scheme = spec.url.partition(":")[0]
+    if scheme == "sqlite":
+        from guardrun.ledger import sqlite_forget
+
+        return sqlite_forget.forget(spec.url, seen)
+    if scheme == "postgresql":
+        from guardrun.ledger.postgres_records import forget
+
+        return forget(spec.url, spec.store_wait, seen)
+    raise keeps_nothing(scheme)
+
+
+def keeps_nothing(scheme: str) -> ConfigError:
+    """What to say of the ledger ``none:``."""
+    return ConfigError(f"the ledger is {scheme}: which keeps nothing; name one with --ledger-url")

@@ -11,17 +11,24 @@ from __future__ import annotations
 import errno
 import os
 
+from guardrun import safety
 from guardrun.errors import StoreOutdated, StoreUnavailable
-from guardrun.model import Attempt, Captured, Claim, Holder, Outcome, Run
+from guardrun.ledger.address import address, spool_name
+from guardrun.model import FOREVER, Attempt, Captured, Claim, Holder, Outcome, Run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
+    from guardrun.model import LedgerSpec
     from guardrun.ports import Ledger
 
 LIMIT = 64 << 20
 """Bytes that the files of one spool may take."""
+
+NAME = "ledger"
+"""The file in a spool that names its ledger."""
 
 _VERSION = 1
 _VALUES = {kind.__name__: kind for kind in (Outcome, Run, Attempt, Claim, Holder, Captured)}
@@ -29,11 +36,29 @@ _SCALARS = {"str": str, "int": int, "bool": bool}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Spool:
-    """The spool in ``directory``, which is made (0700) when the first outcome is kept."""
+def open_spool(spec: LedgerSpec, environ: Mapping[str, str]) -> Spool:
+    """The spool of the ledger that ``spec`` names; nothing is made yet.
 
-    def __init__(self, directory: str, limit: int = LIMIT) -> None:
+    Raises UnsafePath when it is there and others can write to it.
+    """
+    root = os.path.join(spec.state_dir, "spool")
+    place = address(spec.url, environ)
+    own = os.path.join(root, spool_name(place))
+    for directory in (root, own):
+        if os.path.lexists(directory):
+            os.close(safety.private_directory(directory, "spool"))
+    return Spool(own, place)
+
+
+class Spool:
+    """The spool of one ledger in ``directory``, made (0700) when the first outcome is kept.
+
+    ``ledger`` is the ledger's address; it is written down beside the outcomes, for people.
+    """
+
+    def __init__(self, directory: str, ledger: str = "", limit: int = LIMIT) -> None:
         self._directory = directory
+        self._ledger = ledger
         self._limit = limit
 
     def keep(self, outcome: Outcome) -> None:
@@ -74,7 +99,7 @@ class Spool:
         except FileNotFoundError:
             pass
 
-    def flush(self, ledger: Ledger) -> tuple[int, int]:
+    def flush(self, ledger: Ledger, due: float = FOREVER) -> tuple[int, int]:
         """Replay what waits, oldest first: (done, left); left is what only a newer version reads.
 
         A damaged file is renamed to ``….bad``. Raises ``StoreUnavailable`` when the ledger takes
@@ -97,7 +122,7 @@ class Spool:
             except OSError as error:
                 raise self._unreadable(error) from error
             try:
-                ledger.finish(outcome)
+                ledger.finish(outcome, due)
             except (ValueError, OverflowError):  # numbers that no run can have
                 _set_aside(path)
                 continue
@@ -121,12 +146,15 @@ class Spool:
         )
 
     def _make(self) -> None:
-        try:
-            os.mkdir(self._directory, 0o700)
-        except FileExistsError:
-            return
-        os.chmod(self._directory, 0o700)  # whatever the umask
-        _sync(os.path.dirname(self._directory))
+        for directory in (os.path.dirname(self._directory), self._directory):
+            try:
+                os.mkdir(directory, 0o700)
+            except FileExistsError:
+                continue
+            os.chmod(directory, 0o700)  # whatever the umask
+            _sync(os.path.dirname(directory))
+        if self._ledger and not os.path.exists(name := os.path.join(self._directory, NAME)):
+            self._store(name, f"{self._ledger}\n".encode("utf-8", "surrogateescape"))
 
     def _write(self, outcome: Outcome) -> None:
         data = to_json(outcome).encode("ascii")
@@ -135,8 +163,10 @@ class Spool:
                 f"the spool {self._directory} is full ({self._limit >> 20} MiB): "
                 "make the ledger reachable, then any run records what waits"
             )
-        path = os.path.join(self._directory, f"{outcome.run.job_id}.json")
-        draft = f"{path}.tmp"
+        self._store(os.path.join(self._directory, f"{outcome.run.job_id}.json"), data)
+
+    def _store(self, path: str, data: bytes) -> None:
+        draft = f"{path}.{os.getpid()}.tmp"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(draft, flags, 0o600)
         try:

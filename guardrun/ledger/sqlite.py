@@ -15,6 +15,16 @@ from guardrun.blocking import BlockedChild
 from guardrun.errors import StoreUnavailable
 from guardrun.ledger import sql
 from guardrun.ledger.live import LiveFile
+from guardrun.ledger.rows import (
+    CUT_OFF,
+    REFUSALS,
+    attempt_values,
+    key_state,
+    key_ttl_us,
+    microseconds,
+    outcome_values,
+    run_values,
+)
 from guardrun.ledger.sqlite_file import (
     close_for_writing,
     driver,
@@ -22,26 +32,23 @@ from guardrun.ledger.sqlite_file import (
     open_for_writing,
     unavailable,
 )
-from guardrun.ledger.text import json_holder, json_list, plain, plain_or_none
-from guardrun.model import FOREVER, Claim, Holder, Refusal
+from guardrun.ledger.text import plain
+from guardrun.model import FOREVER, Claim, Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
     from types import TracebackType
+    from typing import Any
 
+    from guardrun.ledger.reasons import Found
     from guardrun.model import Budget, KeySpec, Outcome, Run
 
 _SQL = sql.statements("sqlite", "run")
 
-CUT_OFF = "guardrun was killed or the host went down"
-REFUSALS = ("skipped_duplicate", "lock_busy", "precondition_failed", "store_unavailable")
-"""The results of runs that executed nothing, and are kept for days instead of months."""
-
 _REFUSALS_KEPT = 7 * 86400.0
 _BATCH = 32
-_KEY_STATES = {"success": "succeeded", "failed": "failed"}
 
 
 class SqliteLedger:
@@ -49,7 +56,8 @@ class SqliteLedger:
 
     ``now`` reads seconds since 1970; runs older than ``keep`` seconds are pruned. The liveness file
     lies beside the ledger, so that all who share the one share the other. Nothing is opened before
-    it is needed; after a failure the next call starts afresh.
+    it is needed; after a failure the next call starts afresh. Every call answers at once,
+    so a ``due`` means nothing here.
     """
 
     def __init__(self, path: str, now: Callable[[], float], keep: float = 90 * 86400.0) -> None:
@@ -62,14 +70,14 @@ class SqliteLedger:
 
     # ------------------------------------------------------------ the port
 
-    def prepare(self) -> None:
+    def prepare(self, _due: float) -> None:
         """Open the file, if that can be done now."""
         try:
             self._connection()
         except StoreUnavailable:
             pass
 
-    def begin(self, run: Run, key: KeySpec) -> Claim | Refusal:
+    def begin(self, run: Run, key: KeySpec, _due: float = FOREVER) -> Claim | Refusal:
         """Mark dead runs, check ``run.needs``, claim ``run.key``, and store the run as running.
 
         From before the commit until ``finish``, a refusal or ``close`` the run is alive:
@@ -79,20 +87,20 @@ class SqliteLedger:
         # The row of a run without a key may be lost with the power: nothing was promised for it.
         with _Write(self, "NORMAL" if run.key is None else "FULL") as db:
             self._mark_dead(db)
-            now = _us(self._now())
+            now = microseconds(self._now())
             said = _needs(db, run, now) or _claim(db, run, key, now)
             if isinstance(said, Claim):
                 said = said._replace(fds=(alive,))
-                db.execute(_SQL["begin_run"], _run_values(run) | {"token": said.token})
+                db.execute(_SQL["begin_run"], run_values(run) | {"token": said.token})
         if isinstance(said, Refusal):
             self.live.let_go(run.job_id)
         return said
 
-    def spend_retry(self, run: Run, budget: Budget) -> bool:
+    def spend_retry(self, run: Run, budget: Budget, _due: float = FOREVER) -> bool:
         """Count one retry of ``run.job`` in a sliding window, if the budget has one left."""
         with _Write(self, "NORMAL") as db:
-            now = _us(self._now())
-            values = {"job": plain(run.job), "now": now, "since": now - _us(budget.window)}
+            now = microseconds(self._now())
+            values = {"job": plain(run.job), "now": now, "since": now - microseconds(budget.window)}
             db.execute(_SQL["forget_spent"], values)
             spent = db.execute(_SQL["count_spent"], values).fetchone()[0]
             if spent >= budget.retries:
@@ -100,33 +108,23 @@ class SqliteLedger:
             db.execute(_SQL["spend"], values)
             return True
 
-    def finish(self, outcome: Outcome) -> bool:
+    def finish(self, outcome: Outcome, _due: float = FOREVER) -> bool:
         """Store run, attempts, output and the key's state; False when the claim was not ours.
 
         The first truth stays: repeating it, from memory or the spool, changes nothing.
         """
         run = outcome.run
         with _Write(self, "FULL") as db:
-            if db.execute(_SQL["finish_run"], _outcome_values(outcome)).rowcount == 0:
+            token = None if outcome.claim is None else outcome.claim.token
+            values = outcome_values(outcome) | {"token": token}
+            if db.execute(_SQL["finish_run"], values).rowcount == 0:
                 ours = not db.execute(_SQL["was_stale"], {"job_id": run.job_id}).fetchone()[0]
             else:
                 ours = _finish_key(db, outcome)
                 if not ours:
                     db.execute(_SQL["mark_stale"], {"job_id": run.job_id})
                 for attempt in outcome.attempts:
-                    db.execute(
-                        _SQL["attempt"],
-                        (
-                            run.job_id,
-                            attempt.number,
-                            _us(attempt.started_at),
-                            _us(attempt.duration),
-                            attempt.result,
-                            attempt.exit_code,
-                            attempt.signal,
-                            plain_or_none(attempt.reason),
-                        ),
-                    )
+                    db.execute(_SQL["attempt"], attempt_values(run, attempt))
                 if outcome.captured is not None:
                     db.execute(_SQL["output"], (run.job_id, *outcome.captured))
         self.live.let_go(run.job_id)
@@ -137,7 +135,7 @@ class SqliteLedger:
         """Start waiting, in a process of its own, for the end of a run of this host."""
         return BlockedChild(lambda: self.live.block_until_free(job_id))
 
-    def stored_output(self, key: str) -> tuple[bytes, bytes] | None:
+    def stored_output(self, key: str, _due: float = FOREVER) -> tuple[bytes, bytes] | None:
         """What the run that succeeded for ``key`` wrote, if it was captured."""
         try:
             row = self._connection().execute(_SQL["stored_output"], {"key": plain(key)}).fetchone()
@@ -160,13 +158,19 @@ class SqliteLedger:
         """
         texts = sql.statements("sqlite", "prune")
         with _Write(self, "NORMAL") as db:
+            self._mark_dead(db)  # so that they do not count as running
             now = self._now()
-            old = {"before": _us(now - runs_older), "batch": batch}
+            old = {"before": microseconds(now - runs_older), "batch": batch}
             found = db.execute(texts["old_runs"], old).fetchall()
             for result in REFUSALS:
                 room = batch - len(found)
-                refused = {"result": result, "before": _us(now - refusals_older), "batch": room}
+                refused = {
+                    "result": result,
+                    "before": microseconds(now - refusals_older),
+                    "batch": room,
+                }
                 found += db.execute(texts["old_refusals"], refused).fetchall()
+            found = list(dict.fromkeys(found))  # old refusals may be old runs as well
             gone = len(found)
             db.executemany(texts["delete_run"], found)
             db.executemany(texts["delete_attempts"], found)
@@ -263,22 +267,16 @@ class _Write:
 
 
 def _needs(db: sqlite3.Connection, run: Run, now: int) -> Refusal | None:
+    if not run.needs:
+        return None
+    from guardrun.ledger.reasons import unmet
+
     for key in run.needs:
-        found = db.execute(_SQL["key"], {"key": plain(key)}).fetchone()
-        if found is None:
-            return Refusal("needs", f"the needed key {key!r} has not succeeded: it never ran")
-        state, *_, expires_at = found
-        if state != "succeeded":
-            what = "is running" if state == "running" else f"has {_WHAT[state]}"
-            return Refusal("needs", f"the needed key {key!r} {what}", _holder(found))
-        if expires_at is not None and expires_at <= now:
-            return Refusal(
-                "needs", f"the success of the needed key {key!r} has expired", _holder(found)
-            )
+        row = db.execute(_SQL["key"], {"key": plain(key)}).fetchone()
+        said = unmet(key, None if row is None else _found(row, now))
+        if said is not None:
+            return said
     return None
-
-
-_WHAT = {"failed": "failed", "interrupted": "been interrupted"}
 
 
 def _claim(db: sqlite3.Connection, run: Run, key: KeySpec, now: int) -> Claim | Refusal:
@@ -287,12 +285,11 @@ def _claim(db: sqlite3.Connection, run: Run, key: KeySpec, now: int) -> Claim | 
         return Claim(token=None, interrupted=cut_off[0] if cut_off else None)
     # Read first, to explain the decision; the decision itself is the claim's alone.
     before = db.execute(_SQL["key"], {"key": plain(run.key)}).fetchone()
-    token = os.urandom(16).hex()
     claimed = db.execute(
         _SQL["claim"],
         {
             "key": plain(run.key),
-            "token": token,
+            "token": run.token,
             "job_id": run.job_id,
             "owner": plain(run.owner),
             "fingerprint": run.fingerprint,
@@ -303,33 +300,19 @@ def _claim(db: sqlite3.Connection, run: Run, key: KeySpec, now: int) -> Claim | 
     )
     if claimed.rowcount == 1:
         interrupted = before is not None and before[0] == "interrupted"
-        return Claim(token, interrupted=before[1] if interrupted else None)
-    return _explain(before, run, key)
+        return Claim(run.token, interrupted=before[1] if interrupted else None)
+    from guardrun.ledger.reasons import refused
+
+    return refused(_found(before, now), run, key)
 
 
-def _explain(found: tuple[str, ...], run: Run, key: KeySpec) -> Refusal:
-    state, _, _, fingerprint, *_ = found
-    holder = _holder(found)
-    if key.on_mismatch == "fail" and fingerprint != run.fingerprint:
-        what = {"succeeded": "succeeded with", "running": "is running with"}.get(
-            state, "was interrupted with"
-        )
-        return Refusal("mismatch", f"the key {what} a different command line", holder)
-    if state == "succeeded":
-        return Refusal("duplicate", "the key has already succeeded", holder)
-    if state == "running":
-        return Refusal("held", "another run holds the key", holder)
-    return Refusal(
-        "interrupted",
-        "the key's last run was interrupted, and whether to run again is for a person to decide",
-        holder,
-    )
+def _found(row: tuple[Any, ...], now: int) -> Found:
+    from guardrun.ledger.reasons import Found
 
-
-def _holder(found: tuple[str | int | None, ...]) -> Holder:
-    _, job_id, owner, _, claimed_at, finished_at, _ = found
+    state, job_id, owner, fingerprint, claimed_at, finished_at, expires_at = row
     since = claimed_at if finished_at is None else finished_at
-    return Holder(str(owner), str(job_id), int(since or 0) / 1e6)
+    expired = expires_at is not None and expires_at <= now
+    return Found(state, job_id, owner, fingerprint, since / 1e6, expired)
 
 
 def _finish_key(db: sqlite3.Connection, outcome: Outcome) -> bool:
@@ -337,12 +320,11 @@ def _finish_key(db: sqlite3.Connection, outcome: Outcome) -> bool:
     run, claim = outcome.run, outcome.claim
     if run.key is None or (claim is None and not outcome.attempts):
         return True
-    # A claim under which nothing was executed has interrupted nothing: the key is free again.
-    otherwise = "interrupted" if outcome.attempts else "failed"
-    state = _KEY_STATES.get(outcome.result, otherwise)
-    finished_at = _us(outcome.finished_at)
+    state = key_state(outcome)
+    finished_at = microseconds(outcome.finished_at)
+    ttl = key_ttl_us(outcome)
     expires_at = {
-        "succeeded": None if outcome.key_ttl == FOREVER else finished_at + _us(outcome.key_ttl),
+        "succeeded": None if ttl is None else finished_at + ttl,
         "failed": finished_at,
         "interrupted": None,
     }[state]
@@ -354,48 +336,6 @@ def _finish_key(db: sqlite3.Connection, outcome: Outcome) -> bool:
     }
     if claim is None:
         if state == "succeeded":
-            db.execute(_SQL["unclaimed_success"], values | _run_values(run))
+            db.execute(_SQL["unclaimed_success"], values | run_values(run))
         return True
     return db.execute(_SQL["finish_key"], values | {"token": claim.token}).rowcount == 1
-
-
-def _run_values(run: Run) -> dict[str, object]:
-    return {
-        "job_id": run.job_id,
-        "job": plain(run.job),
-        "host": plain(run.host),
-        "username": plain(run.user),
-        "pid": run.pid,
-        "owner": plain(run.owner),
-        "argv": json_list(run.argv),
-        "fingerprint": run.fingerprint,
-        "lock": plain_or_none(run.lock),
-        "key": plain_or_none(run.key),
-        "needs": json_list(run.needs),
-        "path": json_list(run.path),
-        "started_at": _us(run.started_at),
-        "enqueued_at": None if run.enqueued_at is None else _us(run.enqueued_at),
-    }
-
-
-def _outcome_values(outcome: Outcome) -> dict[str, object]:
-    return _run_values(outcome.run) | {
-        "token": None if outcome.claim is None else outcome.claim.token,
-        "finished_at": _us(outcome.finished_at),
-        "duration_us": _us(outcome.duration),
-        "result": outcome.result,
-        "exit_code": 128 + outcome.die_by if outcome.die_by else outcome.exit_code,
-        "command_code": outcome.command_code,
-        "signal": outcome.die_by or outcome.signal,
-        "reason": plain_or_none(outcome.reason),
-        "attempts": len(outcome.attempts),
-        "held": outcome.held,
-        "lock_wait_us": None if outcome.lock_wait is None else _us(outcome.lock_wait),
-        "fencing_token": outcome.fence,
-        "lease_lost": outcome.lease_lost,
-        "held_by": json_holder(outcome.held_by),
-    }
-
-
-def _us(seconds: float) -> int:
-    return round(seconds * 1e6)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 
 from guardrun.ledger import sql
 from guardrun.ledger.live import LiveFile
-from guardrun.ledger.records import AttemptRecord, RunRecord
-from guardrun.ledger.sqlite import CUT_OFF
+from guardrun.ledger.records import AttemptRecord, KeyRecord, run_record
+from guardrun.ledger.rows import CUT_OFF
 from guardrun.ledger.sqlite_file import (
     SCHEMA,
     connect,
@@ -18,7 +20,6 @@ from guardrun.ledger.sqlite_file import (
     version,
 )
 from guardrun.ledger.text import plain
-from guardrun.model import Holder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from guardrun.ledger.records import Filter
+    from guardrun.ledger.records import Filter, RunRecord
 
 _SQL = sql.statements("sqlite", "records")
 _WHOLE = 36
@@ -94,36 +95,72 @@ class SqliteRecords:
             return stdout, stderr
         return None
 
+    def keys(self, state: str | None, limit: int) -> Iterator[KeyRecord]:
+        """Keys, the latest claimed first; at most ``limit``, 0 for all."""
+        where = "all" if state is None else _STATES.get(state, "by_state")
+        # Whether a key still runs is not for SQL to say, so those are counted here.
+        most = limit if limit and where != "unfinished" else -1
+        found = self._select_keys(where, {"state": state, "limit": most})
+        wanted = (record for record in found if state in (None, record.state))
+        return itertools.islice(wanted, limit or None)
+
+    def key(self, key: str) -> KeyRecord | None:
+        """One key."""
+        return next(self._select_keys("by_key", {"key": plain(key), "limit": 1}), None)
+
     def close(self) -> None:
         """Let go of the connection."""
         self._live.close()
         self._db.close()
 
+    def _select_keys(self, where: str, values: Mapping[str, object]) -> Iterator[KeyRecord]:
+        statement = _SQL["keys"].format(where=_SQL[where].strip())
+        for row in self._rows(statement, {**values, "now": round(time.time() * 1e6)}):
+            record = KeyRecord(*row)
+            if record.state == "running" and not self._live.is_alive(record.job_id):
+                record = self._key_cut_off(record)
+            yield record
+
     def _select(self, conditions: list[str], values: Mapping[str, object]) -> Iterator[RunRecord]:
         where = "\n   AND ".join(_SQL[name].strip() for name in conditions)
         for row in self._rows(_SQL["runs"].format(where=where), values):
-            record = _record(row)
+            record = run_record(row)
             if record.result == "running" and not self._live.is_alive(record.job_id):
                 record = self._cut_off(record)
             yield record
 
     def _cut_off(self, record: RunRecord) -> RunRecord:
         """A run that is not alive: told as interrupted, and left for the next run to mark."""
-        # It may have ended between our snapshot and the question. It commits before it stops being
-        # alive, so a snapshot that is younger than the answer decides; hence another connection.
+        statement = _SQL["runs"].format(where=_SQL["by_id"])
+        row = self._read_again(statement, {"job_id": record.job_id})
+        now = record if row is None else run_record(row)
+        if now.result != "running":
+            return now
+        return now._replace(result="interrupted", reason=CUT_OFF)
+
+    def _key_cut_off(self, record: KeyRecord) -> KeyRecord:
+        """A key whose run is not alive: told as interrupted, unless somebody else has it by now."""
+        statement = _SQL["keys"].format(where=_SQL["by_key"].strip())
+        values = {"key": record.key, "limit": 1, "now": round(time.time() * 1e6)}
+        row = self._read_again(statement, values)
+        now = record if row is None else KeyRecord(*row)
+        if (now.state, now.job_id) != ("running", record.job_id):
+            return now
+        return now._replace(state="interrupted")
+
+    def _read_again(self, statement: str, values: Mapping[str, object]) -> tuple[Any, ...] | None:
+        # The run may have ended between our snapshot and the question whether it is alive. It
+        # commits before it stops being alive, so a snapshot that is younger than the answer
+        # decides; hence another connection.
         try:
             db = connect(self._path, "ro", _PATIENCE)
-            statement = _SQL["runs"].format(where=_SQL["by_id"])
             try:
-                row = db.execute(statement, {"job_id": record.job_id}).fetchone()
+                row: tuple[Any, ...] | None = db.execute(statement, values).fetchone()
             finally:
                 db.close()
         except driver.Error as error:
             raise unavailable(self._path, error) from error
-        now = record if row is None else _record(row)
-        if now.result != "running":
-            return now
-        return now._replace(result="interrupted", reason=CUT_OFF)
+        return row
 
     def _rows(self, statement: str, values: Mapping[str, object]) -> Iterator[tuple[Any, ...]]:
         try:
@@ -151,18 +188,4 @@ def _conditions(wanted: Filter) -> tuple[list[str], dict[str, object]]:
 
 _FRAGMENTS = {"success": "by_success", "interrupted": "by_interrupted"}
 
-
-def _record(row: tuple[Any, ...]) -> RunRecord:
-    import json
-
-    given = RunRecord(*row)
-    held_by: Any = given.held_by
-    return given._replace(
-        argv=tuple(json.loads(row[6])),
-        needs=tuple(json.loads(row[10])),
-        path=tuple(json.loads(row[11])),
-        held=bool(given.held),
-        lease_lost=bool(given.lease_lost),
-        held_by=None if held_by is None else Holder(**json.loads(held_by)),
-        stale=bool(given.stale),
-    )
+_STATES = {"running": "unfinished", "interrupted": "unfinished"}

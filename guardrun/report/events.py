@@ -106,6 +106,11 @@ def orphans_left(at: float, attempt: int, count: int) -> Event:
     return _event(at, "info", "orphans_left", attempt=attempt, orphans=count)
 
 
+def lease_lost(at: float, attempt: int, reason: str) -> Event:
+    """COMMAND was stopped, because what it ran under could no longer be proved to be held."""
+    return _event(at, "error", "lease_lost", attempt=attempt, reason=reason)
+
+
 def unkillable(at: float, attempt: int, pids: tuple[int, ...]) -> Event:
     """SIGKILL was sent, and the kernel has not ended these."""
     return _event(at, "error", "unkillable", attempt=attempt, pids=list(pids))

@@ -28,6 +28,8 @@ _LATE = 1.0
 """s after the last moment at which the warden should have been done; then it is seized"""
 _NUDGE = 0.1
 """s after a limit; then a warden that somebody stopped is continued"""
+_OVERDUE = 0.2
+"""s after COMMAND should have been killed for want of a lease; what is left of it is longer"""
 
 _IDLE, _LINGER = 0.5, 5.0
 """s that COMMAND's pipes are read after its end: until nothing comes, and at the most"""
@@ -60,13 +62,18 @@ def watch(
     """
     limit = min(order.deadline, kernel.now() + order.timeout)
     nudge, last = limit + _NUDGE, limit + order.grace + _LATE
+    reminded = _NEVER
     told: int | None = None
     started_at, begun = time.time(), kernel.now()
     running = False
     while True:
         # COMMAND may write before the warden can say that it runs: its lines come after that one.
         interests = [(guard.fileno(), select.POLLIN), *(output.interests() if running else ())]
-        ready, signals = loop.wait(interests, min(nudge, last))
+        term = guard.term_at()
+        reminder = _NEVER if term == reminded else term + _NUDGE
+        ready, signals = loop.wait(
+            interests, min(nudge, last, reminder, guard.kill_at() + _OVERDUE)
+        )
         for taken in signals:
             heard = loop.terminal.told_all(taken)
             if taken.number in loop.terminal.stops and told is None:
@@ -121,11 +128,15 @@ def watch(
         if now >= nudge:
             nudge = _NEVER
             guard.wake()
-        if now >= last:
+        if now >= guard.term_at() + _NUDGE and guard.term_at() != reminded:
+            reminded = guard.term_at()
+            guard.wake()
+        lapsed = now >= guard.kill_at() + _OVERDUE
+        if now >= last or lapsed:
             guard.seize()
             drain(loop, output, linger=False)
             overdue = "deadline" if order.deadline <= now else "timeout"
-            cause = "told_to_stop" if told else overdue
+            cause = "lease_lost" if lapsed else "told_to_stop" if told else overdue
             return Execution(Ended(None, None, cause), told, started_at, now - begun)
 
 

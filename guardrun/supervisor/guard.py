@@ -14,23 +14,40 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from guardrun.term import Bond, Term
+
 
 class Guard:
-    """Warden and backstop, as the supervisor sees them."""
+    """Warden and backstop, as the supervisor sees them.
 
-    def __init__(self, group: int | None, mask: frozenset[int]) -> None:
+    ``spare`` holds those of our children that are not COMMAND's; what was there before joins it.
+    """
+
+    def __init__(
+        self, group: int | None, mask: frozenset[int], bond: Bond | None, spare: set[int]
+    ) -> None:
+        self._term: Term | None = None if bond is None else bond.term
         if not os.path.exists("/proc/self/stat"):
             raise GuardrunError(
                 "/proc is not there: without it COMMAND's processes can't be ended; mount it"
             )
-        self._strangers = frozenset(tree.children())
+        spare.update(tree.children())
+        self._spare = spare
         try:
             kernel.become_subreaper()
-            self._warden, self._store, self._backstop = backstop.start(group, mask)
+            self._warden, self._store, self._backstop = backstop.start(group, mask, bond)
         except OSError as error:
             raise GuardrunError(f"the warden cannot be started: {error.strerror}") from None
         self._pidfd = -1
         self._open = True
+
+    def term_at(self) -> float:
+        """When COMMAND must be told to stop, unless the keeper has renewed by then."""
+        return float("inf") if self._term is None else self._term.term_at
+
+    def kill_at(self) -> float:
+        """When COMMAND must be killed, likewise."""
+        return float("inf") if self._term is None else self._term.kill_at
 
     def fileno(self) -> int:
         """Readable when ``receive`` has something to say."""
@@ -90,7 +107,7 @@ class Guard:
         else:
             os.kill(self._backstop, signal.SIGKILL)  # the warden comes to us, with all it has
         os.waitpid(self._backstop, 0)
-        tree.kill_all(self._strangers)
+        tree.kill_all(frozenset(self._spare))
 
     def dismiss(self) -> None:
         """Tell warden and backstop to end, and to leave alone what COMMAND left running."""

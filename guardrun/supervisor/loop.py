@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
+    from guardrun.ports import Tended
     from guardrun.report.log import Log
 
 NEVER = float("inf")
@@ -88,6 +89,8 @@ class Loop:
         self.terminal = terminal
         self.deadline = NEVER
         """CLOCK_BOOTTIME; ``pause`` raises DeadlineReached from then on"""
+        self.keeper: Tended | None = None
+        """looked after while we wait, whatever we wait for"""
         self._log = log
         self._signals = kernel.SignalFd(signals)
         self._timer = kernel.Timer()
@@ -97,10 +100,11 @@ class Loop:
     ) -> tuple[dict[int, int], list[kernel.Signal]]:
         """Wait for descriptors (fd, poll events), a signal, or ``due``; return what came.
 
-        Lines that the log could not write yet are written meanwhile.
+        Lines that the log could not write yet are written meanwhile, and the keeper is tended.
         """
         wanted = list(interests)
         while True:
+            keeper = self._tended(wanted)
             poll = select.poll()
             poll.register(self._signals.fd, select.POLLIN)
             poll.register(self._timer.fd, select.POLLIN)
@@ -109,8 +113,14 @@ class Loop:
             log = self._log.interests()
             for fd, events in log:
                 poll.register(fd, events)
-            self._timer.set(due)
+            if keeper is not None:
+                poll.register(keeper.fileno(), select.POLLIN)
+            self._timer.set(due if keeper is None else min(due, keeper.overdue_at()))
             ready = dict(poll.poll())
+            if keeper is not None:
+                if ready.pop(keeper.fileno(), 0):
+                    keeper.ready()
+                keeper.check()
             written = [fd for fd, _ in log if ready.pop(fd, 0)]
             for fd in written:
                 self._log.ready(fd)
@@ -119,6 +129,13 @@ class Loop:
         signals = self._signals.read() if ready.pop(self._signals.fd, 0) else []
         ready.pop(self._timer.fd, None)
         return ready, signals
+
+    def _tended(self, wanted: Sequence[tuple[int, int]]) -> Tended | None:
+        """The keeper, unless it is not there, or is what the caller waits for."""
+        keeper = self.keeper
+        if keeper is None or keeper.fileno() < 0:
+            return None
+        return None if any(fd == keeper.fileno() for fd, _ in wanted) else keeper
 
     def pause(self, fds: Sequence[int], due: float) -> Collection[int]:
         """Wait until one of ``fds`` is readable or ``due`` has come, while no COMMAND runs.

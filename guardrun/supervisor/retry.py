@@ -14,24 +14,26 @@ if TYPE_CHECKING:
 
     Answer = TypeVar("Answer")
 
-_FIRST, _CAP = 0.002, 0.1
-"""s; a writer that holds SQLite's lock needs a few ms, and asking costs nothing but that"""
+_FIRST = 0.002
+"""s"""
 
 
-def insist(waiter: Waiter, rng: Rng, due: float, ask: Callable[[], Answer]) -> Answer:
+def insist(
+    waiter: Waiter, rng: Rng, due: float, cap: float, ask: Callable[[float], Answer]
+) -> Answer:
     """Ask a store until it answers or ``due`` (CLOCK_BOOTTIME) has come; full jitter in between.
 
-    Raises the store's last StoreUnavailable, at once when trying again can't help.
+    ``ask`` is told ``due``; the jitter grows up to ``cap`` (s). Raises the store's last
+    StoreUnavailable, at once when trying again can't help.
     """
-    cap = _FIRST
+    limit = _FIRST
     while True:
         try:
-            return ask()
+            return ask(due)
         except StoreOutdated:
             raise
         except StoreUnavailable:
-            now = kernel.now()
-            if now >= due:
+            waiter.pause((), min(due, kernel.now() + rng.uniform(0, limit)))
+            if kernel.now() >= due:
                 raise
-        waiter.pause((), min(due, now + rng.uniform(0, cap)))
-        cap = min(2 * cap, _CAP)
+        limit = min(2 * limit, cap)

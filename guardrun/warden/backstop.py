@@ -16,17 +16,23 @@ from guardrun import channel, kernel
 from guardrun.warden import tree
 from guardrun.warden.warden import Warden
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from guardrun.term import Bond
+
 _STOPPED = 5000
 """ms that a warden stays stopped"""
 _WARDENS_TURN = 500
 """ms that the warden has to end the tree when the supervisor is gone; it may be stopped"""
 
 
-def start(group: int | None, mask: frozenset[int]) -> tuple[channel.Channel, channel.Channel, int]:
+def start(
+    group: int | None, mask: frozenset[int], bond: Bond | None
+) -> tuple[channel.Channel, channel.Channel, int]:
     """Fork backstop and warden; return the ways to talk to warden and backstop, and its pid.
 
     ``group``: the process group that COMMAND joins; ``None``: it gets one of its own. ``mask``:
-    the signal mask that COMMAND gets.
+    the signal mask that COMMAND gets. ``bond``: theirs with the keeper, closed here.
     """
     ours, theirs = channel.pair()
     store, kept = channel.pair()
@@ -36,11 +42,13 @@ def start(group: int | None, mask: frozenset[int]) -> tuple[channel.Channel, cha
         theirs.close()
         kept.close()
         os.close(supervisor)
+        if bond is not None:
+            bond.tether.close()  # or the keeper would never see that they are gone
         return ours, store, pid
     try:
         ours.close()
         store.close()
-        _stand_by(theirs, kept, supervisor, group, mask)
+        _stand_by(theirs, kept, supervisor, group, mask, bond)
     finally:
         os._exit(0)
 
@@ -51,6 +59,7 @@ def _stand_by(
     supervisor: int,
     group: int | None,
     mask: frozenset[int],
+    bond: Bond | None,
 ) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     kernel.become_subreaper()
@@ -62,7 +71,7 @@ def _stand_by(
             kernel.become_subreaper()
             os.setpgid(0, 0)
             kept.close()
-            Warden(theirs, supervisor, group, mask).serve()
+            Warden(theirs, supervisor, group, mask, bond).serve()
             status = 0
             if os.getppid() == backstop:  # stopped, it would keep the lock of a run that is over
                 os.kill(backstop, signal.SIGCONT)
@@ -80,6 +89,8 @@ def _stand_by(
     _, status = os.waitpid(pid, 0)
     if status != 0:
         tree.kill_all()
+        if bond is not None:
+            bond.tether.send(channel.TreeDead())
 
 
 def _keep_until_death(kept: channel.Channel, supervisor: int, pid: int, warden: int) -> None:

@@ -1,8 +1,9 @@
 """The warden: COMMAND's parent. It spawns, reaps and kills, and knows nothing else.
 
 No network, no ledger, no policy: ``core/attempt.py`` says what follows from what it sees. It
-acts on its own in two cases, both needed when the supervisor can't act: a limit it was given
-has passed (the supervisor may be stopped), or the supervisor is gone.
+acts on its own in three cases, all needed when the supervisor can't act: a limit it was given
+has passed (the supervisor may be stopped), the term of what the keeper holds has ended or is
+known to be lost, or the supervisor is gone.
 
 It is a subreaper, so whatever COMMAND starts ends up as its child; it sits in a process group
 of its own, so a signal for the user's job never hits it; it has every signal blocked.
@@ -25,6 +26,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from guardrun.term import Bond
+
 _NEVER = float("inf")
 _REKILL = 0.05
 """s; SIGKILL again while anything is left: an orphan may have come meanwhile"""
@@ -43,7 +46,9 @@ class Warden:
         supervisor_pidfd: int,
         group: int | None,
         mask: frozenset[int],
+        bond: Bond | None = None,
     ) -> None:
+        self._bond = bond
         self._channel = supervisor
         self._supervisor = supervisor_pidfd
         self._shared_group = group
@@ -67,6 +72,8 @@ class Warden:
         poll = select.poll()
         for fd in (self._channel.fileno(), self._supervisor, deaths.fd, timer.fd):
             poll.register(fd, select.POLLIN)
+        if self._bond is not None:
+            poll.register(self._bond.tether.fileno(), select.POLLIN)
         self._channel.send(channel.Ready(os.getpid()))
         while True:
             timer.set(self._next_due())
@@ -74,9 +81,10 @@ class Warden:
             if self._supervisor in ready:
                 if self._was_dismissed():
                     return
-                self._see(attempt.GUARD_LOST)
-                tree.kill_all()
+                self._end_all()
                 return
+            if self._bond is not None and self._bond.tether.fileno() in ready:
+                poll.unregister(self._bond.tether.fileno())  # it says one thing: look at the term
             if deaths.fd in ready:
                 deaths.read()
                 self._look()
@@ -96,21 +104,36 @@ class Warden:
                 os.close(fd)
         return False
 
+    def _end_all(self) -> None:
+        """Kill whatever is alive, because nobody is left who could want it; tell the keeper."""
+        self._see(attempt.GUARD_LOST)
+        tree.kill_all()
+        if self._bond is not None:
+            self._bond.tether.send(channel.TreeDead())
+
     def _next_due(self) -> float:
         if self._state.phase == attempt.RUNNING:
-            return min((due for due, _ in self._limits), default=_NEVER)
+            return min((due for due, _ in self._all_limits()), default=_NEVER)
         if self._state.phase == attempt.STOPPING:
-            return self._kill_due
+            return min(self._kill_due, self._bond.term.kill_at if self._bond else _NEVER)
         if self._state.phase == attempt.KILLED:
             return kernel.now() + _REKILL
         return _NEVER
 
+    def _all_limits(self) -> tuple[tuple[float, str], ...]:
+        if self._bond is None:
+            return self._limits
+        return (*self._limits, (self._bond.term.term_at, "lease_lost"))
+
     def _check_clock(self) -> None:
         now = kernel.now()
-        for due, cause in sorted(self._limits):
+        for due, cause in sorted(self._all_limits()):
             if due <= now and self._state.phase == attempt.RUNNING:
                 self._kill_due = due + self._grace
                 self._see(cause)
+        # What is taken here is kept: a renewal that succeeds from now on changes nothing.
+        if self._bond is not None and self._state.phase == attempt.STOPPING:
+            self._kill_due = min(self._kill_due, self._bond.term.kill_at)
         if self._state.phase in (attempt.STOPPING, attempt.KILLED) and self._kill_due <= now:
             self._see(attempt.GRACE_OVER)
         if self._state.phase == attempt.KILLED and self._report_due <= now:
@@ -121,8 +144,7 @@ class Warden:
         """Carry out one message; False when this was the last one."""
         received = self._channel.receive()
         if received is None:
-            self._see(attempt.GUARD_LOST)
-            tree.kill_all()
+            self._end_all()
             return False
         message, fds = received
         match message:
@@ -145,6 +167,12 @@ class Warden:
         return True
 
     def _spawn(self, order: channel.Spawn, fds: tuple[int, ...]) -> None:
+        now = kernel.now()
+        if self._bond is not None and now >= self._bond.term.term_at:
+            for fd in fds:
+                os.close(fd)
+            self._channel.send(channel.Over(0, "lease_lost", 0, now))
+            return
         replaced = len(order.stdio)
         stdio, held = fds[:replaced], _move_up(fds[replaced:])
         group = self._shared_group

@@ -34,6 +34,7 @@ SAMPLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "on-duplicate": ("replay", ("--key=x",)),
     "on-interrupted": ("stop", ("--key=x",)),
     "on-mismatch": ("ignore", ("--key=x",)),
+    "claim-ttl": ("10m", ("--key=x",)),
     "needs": ("a", ()),
     "retries": ("3", ()),
     "backoff": ("5s..10m", ()),
@@ -64,7 +65,7 @@ SAMPLES: dict[str, tuple[str, tuple[str, ...]]] = {
 # Their own defaults say so: nothing changes when they are given.
 _SAY_THE_DEFAULT = {"exclusive", "nonblock"}
 # Read and checked, and part of no Plan before the stores they are about.
-_LATER = {"scope", "lease-url", "ttl", "claim-ttl", "on-lease-loss"}
+_LATER = {"scope", "lease-url", "ttl", "on-lease-loss"}
 _NO_SETTING = {"command", "config", "dry-run", "help", "version"}
 
 
@@ -487,8 +488,6 @@ def test_what_has_no_effect_is_no_mistake(place: Place) -> None:
         ["--lock=a", "--lease-url=redis://h"],
         ["--lock=a", "--lease-url=etcds://h:2379"],
         ["--lock=a", "--scope=distributed", "--lease-url=unix:///run/redis.sock"],
-        ["--ledger-url=postgresql://h/db"],
-        ["--ledger-url=postgresql:///db"],
     ],
 )
 def test_stores_of_later_versions_are_refused(place: Place, words: list[str]) -> None:
@@ -497,9 +496,9 @@ def test_stores_of_later_versions_are_refused(place: Place, words: list[str]) ->
 
 
 def test_options_of_later_stores_are_checked_and_have_no_effect(place: Place) -> None:
-    """--ttl, --claim-ttl and --on-lease-loss are read, and change no host lock."""
+    """--ttl and --on-lease-loss are read, and change no host lock."""
     plain = place.plan("--lock=a")
-    assert place.plan("--lock=a", "--ttl=10s", "--claim-ttl=24h", "--on-lease-loss=warn") == plain
+    assert place.plan("--lock=a", "--ttl=10s", "--on-lease-loss=warn") == plain
     assert "is outside 10s to 24h" in place.refused("--ttl=9s")
     assert "is outside 10s to 24h" in place.refused("--claim-ttl=25h")
     assert "is not one of stop, warn" in place.refused("--on-lease-loss=run")

@@ -37,7 +37,7 @@ class Recorder:
         self.takes = takes
         self.got: list[Outcome] = []
 
-    def finish(self, outcome: Outcome) -> bool:
+    def finish(self, outcome: Outcome, _due: float) -> bool:
         if len(self.got) >= self.takes:
             raise StoreUnavailable("down")
         self.got.append(outcome)

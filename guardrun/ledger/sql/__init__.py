@@ -15,8 +15,13 @@ def statements(dialect: str, name: str) -> dict[str, str]:
 
 def migrations(dialect: str) -> list[tuple[int, str]]:
     """Every ``NNNN_what.sql`` of a dialect with its number, oldest first."""
-    names = sorted(name for name in os.listdir(os.path.join(_HERE, dialect)) if name[:4].isdigit())
-    return [(int(name[:4]), _read(dialect, name)) for name in names]
+    return [(int(name[:4]), _read(dialect, name + ".sql")) for name in migration_names(dialect)]
+
+
+def migration_names(dialect: str) -> list[str]:
+    """``NNNN_what`` of every migration, oldest first."""
+    found = sorted(os.listdir(os.path.join(_HERE, dialect)))
+    return [name.removesuffix(".sql") for name in found if name[:4].isdigit()]
 
 
 def _read(dialect: str, name: str) -> str:

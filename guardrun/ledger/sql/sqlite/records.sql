@@ -52,3 +52,20 @@ SELECT number, started_at, duration_us, result, exit_code, signal, reason
 
 -- name: output
 SELECT stdout, stderr FROM outputs WHERE job_id = :job_id;
+
+-- name: keys
+-- The latest claimed first, by a sort: an index would cost every claim, and people ask rarely.
+SELECT key, shown, job_id, owner, fingerprint, claimed_at, NULL, finished_at, expires_at
+  FROM (SELECT *, CASE WHEN state = 'succeeded' AND expires_at <= :now
+                       THEN 'expired' ELSE state END AS shown
+          FROM keys)
+ WHERE {where}
+ ORDER BY claimed_at DESC, key
+ LIMIT :limit;
+
+-- name: by_state
+shown = :state
+
+-- name: unfinished
+-- A key still 'running' may turn out to be interrupted.
+state IN ('running', 'interrupted')

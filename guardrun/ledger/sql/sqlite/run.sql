@@ -104,7 +104,7 @@ SELECT stale FROM runs WHERE job_id = :job_id;
 -- name: attempt
 -- What a file of the spool may repeat must not stop those behind it.
 INSERT OR IGNORE INTO attempts (job_id, number, started_at, duration_us, result, exit_code, signal, reason)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (:job_id, :number, :started_at, :duration_us, :result, :exit_code, :signal, :reason);
 
 -- name: output
 INSERT OR IGNORE INTO outputs (job_id, stdout, stderr) VALUES (?, ?, ?);

@@ -1,0 +1,202 @@
+"""The supervisor's hold on its keeper: start it, ask it, replace it when it is dead or stuck."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from guardrun import channel, errors, kernel
+from guardrun.errors import StoreUnavailable
+from guardrun.keeper import messages
+from guardrun.keeper.keeper import Keeper, detach
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from guardrun.ledger.spool import Spool
+    from guardrun.model import Run
+    from guardrun.ports import RemoteLedger, Rng, Waiter
+    from guardrun.term import Term
+
+_ANSWER = 12.0
+"""s; a keeper that works answers sooner, if only to say that the store does not"""
+_MOST = 5
+"""keepers that one run may wear out: more deaths are a fault, and none of theirs"""
+
+
+class Link:
+    """One keeper at a time, from ``start`` to ``release``.
+
+    ``spare`` is the set of children that are not COMMAND's; keepers join it.
+    """
+
+    def __init__(
+        self,
+        tether: channel.Channel,
+        term: Term,
+        open_ledger: Callable[[], RemoteLedger],
+        spool: Spool,
+        rng: Rng,
+        ttl: float,
+        grace: float,
+        spare: set[int],
+    ) -> None:
+        self.term = term
+        self.held: Run | None = None
+        """what the next keeper would have to hold"""
+        self._tether = tether
+        self._open_ledger = open_ledger
+        self._spool = spool
+        self._rng = rng
+        self._ttl = ttl
+        self._grace = grace
+        self._spare = spare
+        self._end: channel.Channel | None = None
+        self._pidfd = -1
+        self._started = 0
+        self._serial = 0
+        self._working = False
+        self._fault = "it was killed"
+
+    def start(self) -> None:
+        """Fork a keeper; raises StoreUnavailable when there have been too many."""
+        if self._started == _MOST:
+            raise StoreUnavailable(f"the keeper ended {_MOST} times: {self._fault}")
+        try:
+            ours, theirs = channel.pair(messages.KINDS)
+            pid = os.fork()
+        except OSError as error:
+            raise StoreUnavailable(f"the keeper cannot be started: {error.strerror}") from error
+        if pid == 0:
+            try:
+                self._become_keeper(theirs)
+            finally:
+                os._exit(0)
+        theirs.close()
+        self._started += 1
+        self._spare.add(pid)
+        self._pidfd = os.pidfd_open(pid)
+        self._end = ours
+        self._working = False
+
+    def _become_keeper(self, end: channel.Channel) -> None:
+        try:
+            detach(frozenset({end.fileno(), self._tether.fileno()}))
+            Keeper(
+                end,
+                self._tether,
+                self.term,
+                self._open_ledger(),
+                self._spool,
+                self._rng,
+                self._ttl,
+                self._grace,
+            ).serve(self.held)
+        except Exception as error:
+            end.send(messages.Broken(repr(error)))
+
+    # ------------------------------------------------------------ questions
+
+    def ask(self, waiter: Waiter, asked: tuple[object, ...], due: float) -> object:
+        """Ask one question and wait for its answer, until ``due`` at the latest.
+
+        Raises StoreUnavailable, and what the keeper said instead of an answer.
+        """
+        self._serial += 1
+        serial = self._serial
+        limit = min(due, kernel.now() + _ANSWER)
+        end = self._living()
+        end.send(messages.Question(serial, asked, limit))  # type: ignore[arg-type]
+        while True:
+            if end.fileno() not in waiter.pause((end.fileno(),), limit):
+                if limit < due:
+                    self._replace("it was stuck")
+                raise StoreUnavailable("the ledger has not answered in time")
+            match self._receive():
+                case messages.Answer(number, value) if number == serial:
+                    return value
+                case messages.Failed(number, kind, message) if number == serial:
+                    raise getattr(errors, kind)(message)
+                case None:
+                    self._replace(self._fault)
+                    raise StoreUnavailable(f"the keeper is gone: {self._fault}")
+
+    def tell(self, message: tuple[object, ...]) -> None:
+        """Say something that has no answer."""
+        self._living().send(message)
+
+    def await_work(self, waiter: Waiter, due: float) -> None:
+        """Wait until the keeper has loaded its drivers, or ``due``."""
+        while not self._working:
+            end = self._living()
+            if end.fileno() not in waiter.pause((end.fileno(),), due):
+                return
+            if self._receive() is None:
+                self._replace(self._fault)
+
+    def release(self, executed: bool) -> None:
+        """Tell the keeper that the run is over, and do not wait for it."""
+        end, self._end = self._end, None
+        if end is not None:
+            end.send(messages.Release(executed))
+            end.close()
+
+    # ------------------------------------------------------------ while the supervisor waits
+
+    def fileno(self) -> int:
+        """Readable when the keeper has said something, or is gone; -1 when there is none."""
+        return -1 if self._end is None else self._end.fileno()
+
+    def ready(self) -> None:
+        """Read what came unasked: the end of the keeper, or an answer nobody waits for."""
+        if self._receive() is None:
+            self._replace(self._fault)
+
+    def overdue_at(self) -> float:
+        """When ``check`` has something to do."""
+        return self.term.overdue_at
+
+    def check(self) -> None:
+        """Replace a keeper that is stopped or stuck; the new one renews what the old one held."""
+        if self._end is not None and self.held is not None and kernel.now() >= self.overdue_at():
+            self._replace("it was stuck")
+
+    def _living(self) -> channel.Channel:
+        if self._end is None:
+            self.start()
+        assert self._end is not None
+        return self._end
+
+    def _receive(self) -> tuple[object, ...] | None:
+        """The keeper's next word; ``None`` when it is gone."""
+        assert self._end is not None
+        received = self._end.receive()
+        if received is None:
+            return None
+        word, _ = received
+        match word:
+            case messages.Working():
+                self._working = True
+            case messages.Broken(message):
+                self._fault = message
+        return word
+
+    def _replace(self, fault: str) -> None:
+        self._fault = fault
+        if self._end is not None:
+            self._end.close()
+            self._end = None
+        try:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        os.close(self._pidfd)
+        self._pidfd = -1
+        # Whatever happens to this one: the term it wrote down stands, and the warden acts on it.
+        self.term.show_life(kernel.now() + _ANSWER)
+        if self.held is not None:
+            try:
+                self.start()
+            except StoreUnavailable:
+                pass  # who asks next is told

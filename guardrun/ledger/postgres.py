@@ -1,0 +1,356 @@
+"""The ledger in Postgres: one truth for a fleet, decided by the server's clock.
+
+Promises: a claim that was returned is durable; of any number of runs that claim one key at once,
+one gets it; a claim that is not renewed is found interrupted when its time is over; nothing that
+was decided is decided again when an answer got lost. Works through PgBouncer in transaction mode:
+a transaction is all it ever needs of a connection. Declines: to wait for a lock of the database
+longer than a few seconds, and to try again; the caller's jittered retries do that.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from guardrun import kernel
+from guardrun.chance import Chance
+from guardrun.digest import sha256
+from guardrun.errors import StoreUnavailable
+from guardrun.ledger import postgres_schema, sql
+from guardrun.ledger.nap import Nap
+from guardrun.ledger.postgres_connection import connect, unavailable
+from guardrun.ledger.reasons import Found, refused, unmet
+from guardrun.ledger.rows import (
+    CUT_OFF,
+    REFUSALS,
+    attempt_values,
+    key_state,
+    microseconds,
+    outcome_values,
+    run_values,
+)
+from guardrun.ledger.text import plain
+from guardrun.model import FOREVER, Claim
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from psycopg.abc import Params
+
+    from guardrun.ledger.postgres_connection import Connection
+    from guardrun.model import Budget, KeySpec, Outcome, Refusal, Run
+
+    Rows = list[tuple[Any, ...]]
+
+_SQL = sql.statements("postgres", "run")
+
+_PATIENCE = 30.0
+"""s for a call without a ``due``"""
+_STATEMENT, _UPKEEP = 5.0, 25.0
+"""s that one statement may take at most"""
+_IDLE_IN_TRANSACTION = 10.0
+"""s until the server ends a transaction that a frozen client left open"""
+_NAP = 2.0
+_AGES = 10_000 * 365.25 * 86400
+"""s; a success that lasts longer than timestamps do lasts forever"""
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+class PostgresLedger:
+    """The ``RemoteLedger`` port over the database at ``url``, whose schema exists.
+
+    ``now`` reads this host's clock, in seconds since 1970: only to tell how long ago something
+    was. A claim is good for ``claim_ttl`` seconds after it was made or renewed. Nothing is
+    connected before it is needed; after a failure the next call connects again.
+    """
+
+    prompt = 0.0
+    retry_cap = 1.0
+
+    def __init__(self, url: str, now: Callable[[], float], claim_ttl: float = 900.0) -> None:
+        self._url = url
+        self._now = now
+        self._claim_ttl_us = microseconds(claim_ttl)
+        self._open: Connection | None = None
+
+    # ------------------------------------------------------------ the port
+
+    def prepare(self, due: float) -> None:
+        """Connect, if that can be done now."""
+        try:
+            self._connection(due)
+        except StoreUnavailable:
+            pass
+
+    def begin(self, run: Run, key: KeySpec, due: float = FOREVER) -> Claim | Refusal:
+        """Check ``run.needs``, claim ``run.key`` and store the run as running: one statement."""
+        values = self._begin_values(run, key)
+        name = "begin_run" if run.key is None else "claim"
+        (found,) = self._transact(due, (_SQL[name], values))
+        if found:
+            return Claim(None if run.key is None else run.token, interrupted=found[0][0])
+        return self._explain(run, key, due)
+
+    def assure(self) -> bool:
+        """True: how old a claim is, and when to renew it, is for its keeper to know."""
+        return True
+
+    def renew(self, run: Run, due: float) -> bool:
+        """Extend the claim (without a key: the run's row); False when it is not ours any more."""
+        ((claim, row),) = self._transact(due, (_SQL["renew"], self._own(run)))[0]
+        return bool(row if run.key is None else claim)
+
+    def interrupt(self, run: Run, due: float) -> None:
+        """Record that the run was cut off, and nothing of COMMAND is alive."""
+        self._transact(due, (_SQL["interrupt"], self._own(run) | {"cut_off": CUT_OFF}))
+
+    def give_back(self, run: Run, due: float) -> None:
+        """Free the key of a claim under which nothing was executed."""
+        self._transact(due, (_SQL["give_back"], self._own(run)))
+
+    def spend_retry(self, run: Run, budget: Budget, due: float = FOREVER) -> bool:
+        """Count one retry of ``run.job`` in a sliding window, if the budget has one left."""
+        job = _text(plain(run.job))
+        digest = _digest(job)
+        values = {
+            "job": job,
+            "job_digest": digest,
+            "lock": int.from_bytes(_digest(f"guardrun budget {job}")[:8], "big", signed=True),
+            "window_us": microseconds(min(budget.window, _AGES)),
+            "retries": budget.retries,
+        }
+        # The lock has to be a statement of its own: what a statement sees is settled at its start.
+        _, spent = self._transact(due, (_SQL["lock_budget"], values), (_SQL["spend"], values))
+        return bool(spent)
+
+    def finish(self, outcome: Outcome, due: float = FOREVER) -> bool:
+        """Store run, attempts, output and the key's state; False when the claim was not ours.
+
+        The first truth stays: repeating it, from memory or the spool, changes nothing.
+        Raises ``ValueError`` and ``OverflowError`` for what no run can have.
+        """
+        values = self._finish_values(outcome)
+        statements = [(_SQL["finish"], values)]
+        unclaimed = outcome.claim is None and bool(outcome.attempts)
+        if unclaimed and values["key"] is not None and values["state"] == "succeeded":
+            statements.insert(0, (_SQL["unclaimed_success"], values))
+        try:
+            found = self._transact(due, *statements)[-1]
+            if not found:  # another process has just recorded it
+                (found,) = self._transact(due, (_SQL["was_stale"], values))
+        except _Unstorable as error:
+            raise ValueError(str(error)) from error
+        return not found[0][0]
+
+    def watch(self, job_id: str) -> Nap:  # noqa: ARG002
+        """Wait a while: nobody tells when a key far away becomes free."""
+        return Nap(Chance().uniform(_NAP / 4, _NAP))
+
+    def stored_output(self, key: str, due: float = FOREVER) -> tuple[bytes, bytes] | None:
+        """What the run that succeeded for ``key`` wrote, if it was captured."""
+        (found,) = self._transact(due, (_SQL["stored_output"], {"key_id": _key_id(key)}))
+        return (bytes(found[0][0]), bytes(found[0][1])) if found else None
+
+    def idle(self) -> None:
+        """Let go of the connection until it is needed again."""
+        held, self._open = self._open, None
+        if held is not None:
+            held.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self.idle()
+
+    # ------------------------------------------------------------ upkeep
+
+    def prune(self, runs_older: float, refusals_older: float, batch: int) -> int:
+        """Delete at most ``batch`` runs and as many keys, and so on: how many rows went.
+
+        The ages are seconds before now. Running rows and keys that block are never deleted.
+        Call it until it returns 0. Takes the right to DELETE, which runs do not need.
+        """
+        texts = sql.statements("postgres", "prune")
+        due = kernel.now() + _PATIENCE
+
+        def delete(name: str, age: float, batch: int, **more: str) -> int:
+            values = {"age_us": microseconds(min(age, _AGES)), "batch": batch, **more}
+            (found,) = self._transact(due, (texts[name], values), longest=_UPKEEP)
+            return int(found[0][0])
+
+        gone = delete("runs", runs_older, batch)
+        for result in REFUSALS:
+            gone += delete("refusals", refusals_older, max(batch - gone, 0), result=result)
+        for name in ("keys", "completions", "budgets"):
+            gone += delete(name, runs_older, batch)
+        return gone
+
+    # ------------------------------------------------------------ what is said
+
+    def _begin_values(self, run: Run, key: KeySpec) -> dict[str, Any]:
+        return (
+            _row(run_values(run))
+            | self._own(run)
+            | {
+                "needs": [_key_id(needed) for needed in run.needs],
+                "key_ttl_us": _ttl_us(key.ttl),
+                "rerun": key.on_interrupted == "rerun",
+                "any_command": key.on_mismatch == "ignore",
+                "cut_off": CUT_OFF,
+            }
+        )
+
+    def _finish_values(self, outcome: Outcome) -> dict[str, Any]:
+        run, claim, captured = outcome.run, outcome.claim, outcome.captured
+        tried = [_row(attempt_values(run, attempt)) for attempt in outcome.attempts]
+        columns = {
+            "numbers": "number",
+            "starts": "started_at",
+            "durations": "duration_us",
+            "results": "result",
+            "codes": "exit_code",
+            "signals": "signal",
+            "reasons": "reason",
+        }
+        now = self._now()
+        token = None if claim is None else claim.token
+        return (
+            _row(outcome_values(outcome))
+            | self._own(run)
+            | {
+                # The claim's answer may have been lost, and the claim be ours all the same.
+                "token": run.token or token,
+                "claim": token,
+                "state": key_state(outcome),
+                "key_ttl_us": _ttl_us(outcome.key_ttl),
+                # Host clocks may disagree with the server's, and with each other: only how long
+                # ago it was can be told from here. One that was set back says: just now.
+                "began_us": _ago_us(now, run.started_at),
+                "ended_us": _ago_us(now, outcome.finished_at),
+                "stdout": None if captured is None else captured.stdout,
+                "stderr": None if captured is None else captured.stderr,
+            }
+            | {name: [row[column] for row in tried] for name, column in columns.items()}
+        )
+
+    def _own(self, run: Run) -> dict[str, Any]:
+        return {
+            "job_id": run.job_id,
+            "key_id": None if run.key is None else _key_id(run.key),
+            "token": run.token,
+            "claim_ttl_us": self._claim_ttl_us,
+        }
+
+    def _explain(self, run: Run, key: KeySpec, due: float) -> Claim | Refusal:
+        """Why nothing was claimed; from a look of its own, so it may find that all is well now."""
+        wanted = [*run.needs, *([] if run.key is None else [run.key])]
+        ids = {_key_id(name): name for name in wanted}
+        (rows,) = self._transact(due, (_SQL["keys"], {"ids": list(ids)}))
+        found = {ids[row[0]]: Found(*row[1:]) for row in rows}
+        for needed in run.needs:
+            said = unmet(needed, found.get(needed))
+            if said is not None:
+                return said
+        if run.key is None:  # it has ended before: there is nothing to begin
+            return Claim(token=None)
+        one = found.get(run.key)
+        if one is not None and not _is_free(one, run, key):
+            return refused(one, run, key)
+        raise StoreUnavailable(f"the key {run.key!r} is just changing hands; try again")
+
+    # ------------------------------------------------------------ the connection
+
+    def _connection(self, due: float) -> Connection:
+        if self._open is None:
+            fresh = connect(self._url, due)
+            try:
+                postgres_schema.check(fresh, self._url)
+            except BaseException as error:
+                fresh.close()
+                if isinstance(error, psycopg.Error):
+                    raise unavailable(self._url, error) from None
+                raise
+            self._open = fresh
+        return self._open
+
+    def _transact(
+        self, due: float, *statements: tuple[str, Params], longest: float = _STATEMENT
+    ) -> list[Rows]:
+        """One transaction, in one round trip: the rows of each statement.
+
+        When this raises, it may have been committed all the same.
+        """
+        due = min(due, kernel.now() + _PATIENCE)
+        connection = self._connection(due)
+        connection.due = due
+        limit = max(min(longest, due - kernel.now()), 0.1)
+        limits = {
+            "lock_ms": _ms(limit * 0.8),
+            "statement_ms": _ms(limit),
+            "idle_ms": _ms(_IDLE_IN_TRANSACTION),
+        }
+        try:
+            with connection.pipeline():
+                connection.execute(_SQL["begin"])
+                connection.execute(_SQL["limits"], limits)
+                cursors = [connection.execute(*statement) for statement in statements]
+                connection.execute(_SQL["commit"])
+            return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+        except psycopg.Error as error:
+            # In whatever state it is: after an error nobody relies on it.
+            self.idle()
+            if isinstance(error, psycopg.DataError):
+                raise _Unstorable(str(unavailable(self._url, error))) from None
+            raise unavailable(self._url, error) from None
+
+
+class _Unstorable(StoreUnavailable):
+    """A value that the database has no room for."""
+
+
+def _is_free(found: Found, run: Run, key: KeySpec) -> bool:
+    """Whether what was found would have been claimed."""
+    if found.state == "interrupted":
+        same = key.on_mismatch == "ignore" or found.fingerprint == run.fingerprint
+        return key.on_interrupted == "rerun" and same
+    return found.expired
+
+
+def _row(values: dict[str, object]) -> dict[str, Any]:
+    """The same, as Postgres takes it: instants as such, text without NUL."""
+    return {_NAMES.get(name, name): _value(name, value) for name, value in values.items()}
+
+
+_NAMES = {"needs": "needed"}
+"""``needs`` is what the statements ask for; this is what they write"""
+
+
+def _value(name: str, value: object) -> object:
+    if isinstance(value, int) and name.endswith("_at"):
+        return _EPOCH + datetime.timedelta(microseconds=value)
+    return _text(value) if isinstance(value, str) else value
+
+
+def _text(text: str) -> str:
+    return text.replace("\0", "\\x00")
+
+
+def _key_id(key: str) -> bytes:
+    return _digest(_text(plain(key)))
+
+
+def _digest(text: str) -> bytes:
+    return sha256(text.encode()).digest()
+
+
+def _ttl_us(seconds: float) -> int | None:
+    return None if seconds > _AGES else microseconds(seconds)
+
+
+def _ago_us(now: float, instant: float) -> int:
+    return microseconds(min(max(now - instant, 0.0), _AGES))
+
+
+def _ms(seconds: float) -> str:
+    return str(int(seconds * 1000))

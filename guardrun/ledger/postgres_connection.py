@@ -1,0 +1,255 @@
+"""Connecting to Postgres, waiting for it no longer than told, and what its errors mean.
+
+psycopg waits with poll(2) for as long as it takes; here every wait ends at ``Connection.due``,
+without signals or threads, also when the server is frozen: then the connection is closed, and what
+it was doing may or may not have happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo
+
+from guardrun import kernel
+from guardrun.errors import ConfigError, StoreOutdated, StoreUnavailable
+from guardrun.ledger.address import address
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from psycopg.abc import RV, PQGen
+
+_CONNECT_WAIT = 5.0
+"""s for one address of one host, where neither the URL nor PGCONNECT_TIMEOUT says otherwise"""
+_LONGEST_POLL = 1.0
+"""s; poll's own clock stands still during suspend"""
+_LONGEST_MESSAGE = 400
+
+_READ, _WRITE = int(psycopg.waiting.Ready.R), int(psycopg.waiting.Ready.W)
+_EVENTS = ((_READ, select.POLLIN), (_WRITE, select.POLLOUT))
+
+_ALIVE = {
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
+
+# It warns of a connection that broke inside a pipeline, on stderr where nobody has configured
+# logging; the error itself is told by us.
+logging.getLogger("psycopg").setLevel(logging.CRITICAL + 1)
+
+
+class _Overdue(psycopg.OperationalError):
+    """The answer did not come in time."""
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection in autocommit mode, whose every wait ends at ``due`` (CLOCK_BOOTTIME)."""
+
+    due: float
+
+    def wait(self, gen: PQGen[RV], *_: object, **__: object) -> RV:
+        """Have the generator do its work; closes the connection when it takes too long."""
+        try:
+            wanted = next(gen)
+            while True:
+                fd = self.pgconn.socket
+                wanted = gen.send(psycopg.waiting.Ready(_poll(fd, int(wanted), self.due)))
+        except StopIteration as end:
+            result: RV = end.value
+            return result
+        except _Overdue:
+            self.close()
+            raise
+
+
+def connect(url: str, due: float) -> Connection:
+    """Connect by ``due`` (CLOCK_BOOTTIME), to the first host that takes us.
+
+    Raises ``StoreUnavailable``, and ``ConfigError`` for a URL that cannot be read.
+    """
+    given = _parameters(url)
+    wait = _connect_wait(given)
+    failures: list[str] = []
+    try:
+        for attempt in conninfo_attempts(given):
+            try:
+                return _connected(make_conninfo("", **attempt), min(due, kernel.now() + wait), due)
+            except psycopg.OperationalError as error:
+                if str(error) not in failures:
+                    failures.append(str(error))
+                if kernel.now() >= due:
+                    break
+    except psycopg.Error as error:  # a name that is unknown, a file that is not there
+        raise unavailable(url, error) from None
+    raise unavailable(url, psycopg.OperationalError("; ".join(failures)))
+
+
+def unavailable(url: str, error: psycopg.Error) -> StoreUnavailable:
+    """What an error means for people: what, why, what to do; without any password."""
+    where = address(url, os.environ)
+    code = error.sqlstate or _code(str(error))
+    if code in _NO_SCHEMA:
+        return StoreOutdated(
+            f"the ledger {where} has no schema of guardrun, or an older one: run guardrun migrate"
+        )
+    said = _one_line(error.diag.message_primary or str(error))
+    for secret in _secrets(url):
+        said = said.replace(secret, "***")
+    remedy = _REMEDIES.get(code or "") or _REMEDIES.get((code or "")[:2]) or _TRY_AGAIN
+    return StoreUnavailable(f"the ledger {where}: {said}; {remedy}")
+
+
+# ---------------------------------------------------------------- connecting
+
+
+def _parameters(url: str) -> dict[str, Any]:
+    """The URL's parameters, and ours where neither URL, environment nor service file has any."""
+    base, _, _ = url.partition("://")[2].partition("?")
+    authority, _, path = base.partition("/")
+    try:
+        given = dict(conninfo_to_dict(url))
+    except psycopg.Error:
+        raise _unreadable() from None
+    # A password with an unescaped @ or / would be taken for a host, port or database, and shown.
+    ports = str(given.get("port", "")).split(",")
+    if authority.count("@") > 1 or "@" in path or not all(p.isdigit() or not p for p in ports):
+        raise _unreadable()
+    given.setdefault("fallback_application_name", "guardrun")
+    given["client_encoding"] = "UTF8"
+    if "service" in given or "PGSERVICE" in os.environ:
+        return given  # what the file says is for libpq to find
+    for name, value in _ALIVE.items():
+        given.setdefault(name, value)
+    hosts = str(given.get("host", os.environ.get("PGHOST", "")))
+    if "," in hosts and "PGTARGETSESSIONATTRS" not in os.environ:
+        given.setdefault("target_session_attrs", "read-write")
+    return given
+
+
+def _unreadable() -> ConfigError:
+    return ConfigError(
+        "the ledger's URL cannot be read: write postgresql://USER@HOST:PORT/DATABASE, "
+        "and %40 for @, %3A for :, %2F for / in names and passwords"
+    )
+
+
+def _connect_wait(given: Mapping[str, Any]) -> float:
+    text = str(given.get("connect_timeout", os.environ.get("PGCONNECT_TIMEOUT", "")))
+    try:
+        seconds = float(text or 0)
+    except ValueError:
+        raise _unreadable() from None
+    return max(seconds, 2.0) if seconds > 0 else _CONNECT_WAIT  # as libpq reads it
+
+
+def _connected(conninfo: str, until: float, due: float) -> Connection:
+    pgconn = pq.PGconn.connect_start(conninfo.encode())
+    try:
+        if pgconn.status != pq.ConnStatus.BAD:
+            while (status := pgconn.connect_poll()) != pq.PollingStatus.OK:
+                if status == pq.PollingStatus.FAILED:
+                    break
+                reading = status == pq.PollingStatus.READING
+                _poll(pgconn.socket, _READ if reading else _WRITE, until)
+        if pgconn.status != pq.ConnStatus.OK:
+            raise psycopg.OperationalError(pgconn.error_message.decode("utf-8", "replace"))
+    except BaseException:
+        pgconn.finish()
+        raise
+    pgconn.nonblocking = 1
+    connection = Connection(pgconn)
+    connection.due = due
+    connection.autocommit = True
+    connection.prepare_threshold = None  # PgBouncer gives the next transaction another server
+    return connection
+
+
+def _poll(fd: int, wanted: int, due: float) -> int:
+    """Wait until a socket is readable, writable, or what of it is ``wanted``; say which."""
+    poll = select.poll()
+    poll.register(fd, sum(event for ready, event in _EVENTS if wanted & ready))
+    while (left := due - kernel.now()) > 0:
+        for _, events in poll.poll(min(left, _LONGEST_POLL) * 1000):
+            # An error is for libpq to find out, whatever it wanted to do.
+            return sum(ready for ready, event in _EVENTS if events & event) or wanted
+    raise _Overdue("no answer in time")
+
+
+# ---------------------------------------------------------------- errors
+
+_NO_SCHEMA = ("42P01", "3F000", "42703", "42883", "42P10")
+_TRY_AGAIN = "check the server and the way to it, then try again"
+_REMEDIES = {
+    "overdue": "check that the server is not stopped or overloaded, and the way to it",
+    "refused": "check that the server runs there, and its port",
+    "name": "check the host's name and the resolver",
+    "tls": "check sslmode, and the certificates it asks for",
+    "25006": "name the primary, or all hosts of the cluster",
+    "28": "check the user, the password (PGPASSFILE, a credential) and the server's pg_hba.conf",
+    "3D000": "create the database, then run guardrun migrate",
+    "40": "try again",
+    "42501": "grant what docs/postgres.md lists for the run role",
+    "53300": "raise max_connections, or put PgBouncer between; then try again",
+    "53": "make room on the server",
+    "55P03": "another transaction holds the row; try again",
+    "57014": "check for long transactions and load on the server; then try again",
+    "57P": "it is going down or coming up; try again",
+}
+"""By SQLSTATE, its class, or a word for what has none."""
+
+_SIGNS = (
+    ("no answer in time", "overdue"),
+    ("password authentication failed", "28P01"),
+    ("no password supplied", "28P01"),
+    ("pg_hba.conf", "28000"),
+    ("no such user", "28000"),
+    ("role ", "28000"),
+    ("no such database", "3D000"),
+    ("database ", "3D000"),
+    ("too many c", "53300"),
+    ("remaining connection slots", "53300"),
+    ("no more connections allowed", "53300"),
+    ("read-only", "25006"),
+    ("starting up", "57P03"),
+    ("shutting down", "57P03"),
+    ("recovery", "57P03"),
+    ("refused", "refused"),
+    ("No such file", "refused"),
+    ("host name", "name"),
+    ("resolve", "name"),
+    ("SSL", "tls"),
+    ("certificate", "tls"),
+)
+"""A refused connection comes without SQLSTATE: what the messages of libpq and PgBouncer say."""
+
+
+def _code(message: str) -> str | None:
+    return next((code for sign, code in _SIGNS if sign in message), None)
+
+
+def _one_line(message: str) -> str:
+    words = " ".join(message.split()).removeprefix("FATAL: ")
+    shown = "".join(letter if letter.isprintable() else "?" for letter in words)
+    return shown if len(shown) <= _LONGEST_MESSAGE else shown[:_LONGEST_MESSAGE] + "…"
+
+
+def _secrets(url: str) -> list[str]:
+    """What must not be shown, as it was written and as it is meant; the longest first."""
+    found = {os.environ.get("PGPASSWORD", "")}
+    base, _, query = url.partition("://")[2].partition("?")
+    found.add(base.rpartition("@")[0].partition(":")[2])
+    for word in query.split("&"):
+        name, _, value = word.partition("=")
+        if unquote(name).endswith(("password", "secret")):
+            found.add(value)
+    found |= {unquote(secret) for secret in found}
+    return sorted(found - {""}, key=len, reverse=True)

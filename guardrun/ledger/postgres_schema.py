@@ -1,0 +1,138 @@
+"""The schema ``guardrun`` in Postgres: which version is there, and bringing it up to date."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import psycopg
+
+from guardrun.errors import StoreOutdated, StoreUnavailable
+from guardrun.ledger import sql
+from guardrun.ledger.address import address
+from guardrun.ledger.postgres_connection import connect, unavailable
+
+if TYPE_CHECKING:
+    from guardrun.ledger.postgres_connection import Connection
+
+SCHEMA = 1
+"""The highest number among the files ``sql/postgres/NNNN_….sql``."""
+
+_SQL = sql.statements("postgres", "schema")
+_OLDEST = 120000
+"""Postgres 12; older ones get no fixes any more"""
+
+
+class Migration(NamedTuple):
+    """What a migration does, or did."""
+
+    before: int
+    """the schema's version; 0 where there is none"""
+    after: int
+    names: tuple[str, ...]
+    """of the migrations in between, in their order; empty where nothing is to do"""
+
+
+def check(connection: Connection, url: str) -> None:
+    """Raise ``StoreOutdated`` unless the schema is the one this version knows."""
+    row = connection.execute(_SQL["version"]).fetchone()
+    _compare(url, row[0] if row and row[0] else 0)
+
+
+def pending(url: str, due: float) -> Migration:
+    """What ``migrate`` would do now; changes nothing.
+
+    Raises as ``migrate``.
+    """
+    connection = connect(url, due)
+    try:
+        return _plan(connection, url)
+    except psycopg.Error as error:
+        raise unavailable(url, error) from error
+    finally:
+        connection.close()
+
+
+def migrate(url: str, due: float) -> Migration:
+    """Create the schema, or bring it up to date: all in one transaction; safe under concurrency.
+
+    Raises ``StoreUnavailable``, ``StoreOutdated`` for a schema newer than this version, and
+    ``ConfigError`` for a URL that cannot be read.
+    """
+    connection = connect(url, due)
+    try:
+        connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        connection.execute(_SQL["lock"])
+        plan = _plan(connection, url)
+        if plan.before == 0 and not _found(connection)[0]:
+            connection.execute(_SQL["create"])
+        scripts = dict(sql.migrations("postgres"))
+        for name in plan.names:
+            version = int(name[:4])
+            connection.execute(scripts[version])
+            connection.execute(_SQL["record"], {"version": version, "name": name})
+        connection.execute("COMMIT")
+    except psycopg.errors.DuplicateObject as error:
+        raise _foreign(url) from error
+    except psycopg.errors.DuplicateTable as error:
+        raise _foreign(url) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise StoreUnavailable(
+            f"the ledger {address(url, {})}: {error.diag.message_primary}; "
+            "migrate as the role that owns the schema guardrun, or may create it in this database"
+        ) from error
+    except psycopg.Error as error:
+        raise unavailable(url, error) from error
+    finally:
+        connection.close()  # which rolls back what is not committed
+    return plan
+
+
+def _plan(connection: Connection, url: str) -> Migration:
+    _, versioned, server, encoding = _found(connection)
+    where = address(url, {})
+    if server < _OLDEST:
+        raise StoreUnavailable(
+            f"the ledger {where} is in Postgres {server // 10000}: "
+            f"upgrade it to {_OLDEST // 10000} or later"
+        )
+    if encoding != "UTF8":
+        raise StoreUnavailable(
+            f"the ledger {where} is in a database with encoding {encoding}: "
+            "name one that was created with ENCODING 'UTF8'"
+        )
+    before = 0
+    if versioned:
+        row = connection.execute(_SQL["version"]).fetchone()
+        before = row[0] if row and row[0] else 0
+    if before > SCHEMA:
+        _compare(url, before)
+    names = tuple(name for name in sql.migration_names("postgres") if int(name[:4]) > before)
+    return Migration(before, SCHEMA, names)
+
+
+def _found(connection: Connection) -> tuple[bool, bool, int, str]:
+    row = connection.execute(_SQL["found"]).fetchone()
+    assert row is not None
+    schema, versioned, server, encoding = row
+    return schema, versioned, server, encoding
+
+
+def _compare(url: str, version: int) -> None:
+    where = address(url, {})
+    if version > SCHEMA:
+        raise StoreOutdated(
+            f"the ledger {where} has schema {version}, this guardrun knows {SCHEMA}: "
+            "upgrade guardrun, or name another ledger"
+        )
+    if version < SCHEMA:
+        raise StoreOutdated(
+            f"the ledger {where} has schema {version}, this guardrun needs {SCHEMA}: "
+            "run guardrun migrate"
+        )
+
+
+def _foreign(url: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"the ledger {address(url, {})}: its schema guardrun holds something else; "
+        "move that away, or name another database"
+    )

@@ -1,0 +1,137 @@
+-- What people and reports ask. Instants come as microseconds since 1970; what a claim or a run that
+-- was not renewed in time is, is for the server's clock to say.
+
+-- name: begin
+BEGIN ISOLATION LEVEL READ COMMITTED {access}
+
+-- name: limits
+-- For this transaction alone: behind PgBouncer the next one may be another client's.
+SELECT set_config('lock_timeout', %(milliseconds)s, true),
+       set_config('statement_timeout', %(milliseconds)s, true)
+
+-- name: declare
+DECLARE guardrun_records NO SCROLL CURSOR FOR {statement}
+
+-- name: fetch
+FETCH {page} FROM guardrun_records
+
+-- name: runs
+-- Newest first, one page. What stands for the condition is put together from the fragments below.
+-- The two columns at the end are not a record's: whether the run is gone, and how to go on from here.
+SELECT job_id::text, job, host, username, pid, owner, argv, fingerprint, lock, key, needs, path,
+       (extract(epoch FROM started_at) * 1000000)::bigint,
+       (extract(epoch FROM enqueued_at) * 1000000)::bigint,
+       (extract(epoch FROM finished_at) * 1000000)::bigint,
+       duration_us, result, exit_code, command_code, signal, reason, attempts, held, lock_wait_us,
+       fencing_token, lease_lost, held_by, stale,
+       result = 'running' AND alive_until <= clock_timestamp(), id
+  FROM guardrun.runs
+ WHERE {where}
+ ORDER BY started_at DESC, id DESC
+ LIMIT %(page)s
+
+-- name: all
+true
+
+-- name: before
+-- Where the last page ended: served by the two columns at the end of every index.
+(started_at, id) < (timestamptz 'epoch' + %(last_start)s * interval '1 microsecond', %(last_id)s)
+
+-- name: by_id
+job_id = %(job_id)s::uuid
+
+-- name: by_job
+left(job, 128) = left(%(job)s, 128) AND job = %(job)s
+
+-- name: by_key
+key_id = %(key_id)s
+
+-- name: by_result
+-- The second half lets runs_by_result serve; successes are most of the ledger and need no index.
+result = %(result)s AND result <> 'success'
+
+-- name: by_success
+result = 'success'
+
+-- name: by_running
+result = 'running' AND result <> 'success'
+AND (alive_until <= clock_timestamp()) IS NOT TRUE
+
+-- name: by_interrupted
+result IN ('interrupted', 'running') AND result <> 'success'
+AND (result = 'interrupted' OR alive_until <= clock_timestamp())
+
+-- name: since
+started_at >= timestamptz 'epoch' + %(since)s * interval '1 microsecond'
+
+-- name: until
+started_at < timestamptz 'epoch' + %(until)s * interval '1 microsecond'
+
+-- name: find_prefix
+SELECT job_id::text FROM guardrun.runs
+ WHERE job_id BETWEEN %(first)s::uuid AND %(last)s::uuid
+ ORDER BY job_id
+ LIMIT 3
+
+-- name: find_suffix
+-- Ends have no index: this reads that of job_id from end to end.
+SELECT job_id::text FROM guardrun.runs WHERE right(job_id::text, %(length)s) = %(part)s LIMIT 3
+
+-- name: attempts
+SELECT number, (extract(epoch FROM started_at) * 1000000)::bigint, duration_us, result, exit_code,
+       signal, reason
+  FROM guardrun.attempts
+ WHERE job_id = %(job_id)s::uuid
+ ORDER BY number
+
+-- name: output
+SELECT stdout, stderr FROM guardrun.outputs WHERE job_id = %(job_id)s::uuid
+
+-- name: keys
+-- Which keys, and in what order, is chosen by one of the statements below; what they really are is
+-- then asked for those alone (OFFSET 0 keeps the planner to that). A success that does not block any
+-- more is told as expired.
+SELECT told.key,
+       CASE WHEN told.state = 'succeeded' AND told.free THEN 'expired' ELSE told.state END,
+       told.job_id::text, told.owner, told.fingerprint,
+       (extract(epoch FROM told.claimed_at) * 1000000)::bigint,
+       CASE WHEN told.state = 'running'
+            THEN (extract(epoch FROM told.claim_until) * 1000000)::bigint
+        END,
+       (extract(epoch FROM told.finished_at) * 1000000)::bigint,
+       (extract(epoch FROM told.expires_at) * 1000000)::bigint
+  FROM ({chosen}) AS chosen (id)
+ CROSS JOIN LATERAL (SELECT * FROM guardrun.key_states WHERE key_states.id = chosen.id OFFSET 0)
+       AS told
+ ORDER BY told.claimed_at DESC, told.key
+
+-- name: latest
+-- Served by keys_by_claim.
+SELECT id FROM guardrun.keys ORDER BY claimed_at DESC, key LIMIT %(limit)s
+
+-- name: latest_of_state
+SELECT id
+  FROM guardrun.key_states
+ WHERE CASE WHEN state = 'succeeded' AND free THEN 'expired' ELSE state END = %(state)s
+ ORDER BY claimed_at DESC, key
+ LIMIT %(limit)s
+
+-- name: one_key
+SELECT %(key_id)s::bytea
+
+-- name: lock_key
+-- The lock that a takeover takes: it waits for a transaction that is about to complete the key.
+SELECT 1 FROM guardrun.keys WHERE id = %(key_id)s FOR UPDATE
+
+-- name: expire
+-- Without a token the key is nobody's: neither a completion nor late truth belongs to it any more.
+UPDATE guardrun.keys
+   SET state = 'succeeded', token = NULL, expires_at = clock_timestamp(),
+       finished_at = timestamptz 'epoch' + %(finished_at)s * interval '1 microsecond'
+ WHERE id = %(key_id)s
+
+-- name: give_up
+UPDATE guardrun.keys
+   SET state = 'failed', token = NULL, expires_at = clock_timestamp(),
+       finished_at = coalesce(finished_at, clock_timestamp())
+ WHERE id = %(key_id)s

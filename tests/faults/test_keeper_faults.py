@@ -1,0 +1,161 @@
+"""What becomes of COMMAND and its key when guardrun's own processes are killed or stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fleet import FleetHost, fleet_host, settled
+from support import (
+    eventually,
+    family,
+    finish,
+    kill,
+    no_survivors,
+    sleepers,
+    status,
+    stubborn_tree,
+    write_script,
+)
+
+SHORT = ("--claim-ttl", "10s")
+"""the shortest claim that the contract allows"""
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, database_url: str) -> Iterator[FleetHost]:
+    """One host of a fleet."""
+    host = fleet_host(tmp_path / "one", database_url)
+    yield host
+    host.close()
+
+
+def keeper(process: subprocess.Popen[bytes], other_than: int = 0) -> int:
+    """The pid of a run's keeper, once there is one."""
+
+    def found() -> int | None:
+        pid = family(process.pid).get("keeper", 0)
+        alive = pid and status(pid).get("State", "Z")[0] not in "ZX"
+        return pid if alive and pid != other_than else None
+
+    return eventually(found, 20, "a keeper")
+
+
+def test_a_keeper_that_is_killed_is_replaced(fleet: FleetHost) -> None:
+    """COMMAND goes on, the new keeper renews the claim, and the outcome is recorded."""
+    process = fleet.hold("--key", "k", *SHORT)
+    until = fleet.key("k")["claim_until"]
+    first = keeper(process)
+    os.kill(first, signal.SIGKILL)
+    assert keeper(process, other_than=first)
+    eventually(lambda: fleet.key("k")["claim_until"] > until, 15, "a renewal by the new keeper")
+    assert finish(process).code == 0
+    assert fleet.key("k")["state"] == "succeeded"
+    assert len(fleet.executions()) == 1
+
+
+def test_a_keeper_that_is_stopped_is_replaced(fleet: FleetHost) -> None:
+    """A keeper that shows no life is killed, and a new one renews before the term ends."""
+    process = fleet.hold("--key", "k", *SHORT)
+    until = fleet.key("k")["claim_until"]
+    first = keeper(process)
+    os.kill(first, signal.SIGSTOP)
+    assert keeper(process, other_than=first)
+    eventually(lambda: fleet.key("k")["claim_until"] > until, 15, "a renewal by the new keeper")
+    assert finish(process).code == 0
+    assert fleet.key("k")["state"] == "succeeded"
+
+
+def test_keepers_that_keep_dying_do_not_end_command(fleet: FleetHost) -> None:
+    """With no keeper left COMMAND runs until its term ends, and then it is stopped: 74."""
+    process = fleet.hold("--key", "k", *SHORT, "--record-wait", "1s")
+    last = 0
+    for _ in range(5):
+        last = keeper(process, other_than=last)
+        os.kill(last, signal.SIGKILL)
+    process.wait(60)
+    result = finish(process)
+    assert result.code == 74
+    assert "outcome_spooled" in result.events
+    assert fleet.run("flush").code == 0
+    assert [row["result"] for row in fleet.rows()] == ["lease_lost"]
+
+
+def test_with_supervisor_and_keeper_killed_the_key_stays_held(
+    tmp_path: Path, fleet: FleetHost, mark: str
+) -> None:
+    """COMMAND is dead at once; nobody can say so to the ledger, so only the ttl frees the key."""
+    command = str(stubborn_tree(tmp_path / "tree", mark))
+    process = fleet.start("--key", "k", *SHORT, "--", command)
+    sleepers(mark, 4)
+    job_id = str(fleet.key("k")["job_id"])
+    os.kill(keeper(process), signal.SIGKILL)
+    process.kill()
+    no_survivors(mark)
+    held = fleet.run("--key", "k", "--", command)
+    assert held.code == 75, held
+    eventually(lambda: fleet.key("k")["state"] == "interrupted", 20, "the claim's end")
+    again = fleet.start("--key", "k", "--", command)
+    sleepers(mark, 4)
+    row = settled(fleet, job_id)
+    assert row["result"] == "interrupted"
+    again.terminate()
+    finish(again)
+
+
+@pytest.mark.parametrize("victims", [("warden",), ("supervisor", "warden"), ("backstop",)])
+def test_the_key_is_interrupted_as_soon_as_command_is_dead(
+    tmp_path: Path, fleet: FleetHost, mark: str, victims: tuple[str, ...]
+) -> None:
+    """Whichever of the guardians are killed, whoever is left ends COMMAND and frees the key."""
+    command = str(stubborn_tree(tmp_path / "tree", mark))
+    process = fleet.start("--key", "k", "--claim-ttl", "1h", "--", command)
+    sleepers(mark, 4)
+    job_id = str(fleet.key("k")["job_id"])
+    processes = family(process.pid)
+    for victim in victims:
+        os.kill(processes[victim], signal.SIGKILL)
+    if victims == ("backstop",):
+        os.kill(process.pid, signal.SIGKILL)
+    no_survivors(mark)
+    assert settled(fleet, job_id)["result"] == "interrupted"
+    assert fleet.key("k")["state"] == "interrupted"
+    finish(process)
+
+
+def test_a_stopped_supervisor_does_not_lose_its_claim(fleet: FleetHost, mark: str) -> None:
+    """The keeper renews and the warden knows: COMMAND lives on beyond the ttl, and succeeds."""
+    command = str(write_script(fleet.root / "sleeper", f"#!/bin/sh\nexec sleep {mark}\n"))
+    process = fleet.start("--key", "k", *SHORT, "--", command)
+    (pid,) = sleepers(mark, 1)
+    job_id = fleet.key("k")["job_id"]
+    first = fleet.key("k")["claim_until"]
+    os.kill(process.pid, signal.SIGSTOP)
+    eventually(lambda: (fleet.key("k")["claim_until"] - first).total_seconds() > 11, 30, "renewals")
+    assert sleepers(mark, 1) == [pid]
+    os.kill(process.pid, signal.SIGCONT)
+    kill(pid, signal.SIGTERM)
+    assert finish(process).code == -signal.SIGTERM
+    assert settled(fleet, str(job_id))["result"] == "failed"
+
+
+def test_a_stopped_supervisor_without_a_keeper_does_not_outlive_its_claim(
+    tmp_path: Path, fleet: FleetHost, mark: str
+) -> None:
+    """Nobody renews, nobody decides: the warden alone ends COMMAND before the claim lapses."""
+    command = str(stubborn_tree(tmp_path / "tree", mark))
+    process = fleet.start("--key", "k", *SHORT, "-k", "1h", "--", command)
+    sleepers(mark, 4)
+    os.kill(process.pid, signal.SIGSTOP)
+    os.kill(family(process.pid)["keeper"], signal.SIGKILL)
+    lapses = time.monotonic() + fleet.left("k")
+    no_survivors(mark, 15)
+    assert time.monotonic() < lapses
+    assert fleet.run("--key", "k", "--", "true").code in (75, 76)
+    # The warden continues a supervisor that was stopped, to hear what became of COMMAND.
+    assert finish(process).code == 74

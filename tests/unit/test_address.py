@@ -1,0 +1,51 @@
+"""Which ledger a URL means: what waits for one is never recorded in another."""
+
+from __future__ import annotations
+
+import pytest
+
+from guardrun.ledger.address import address, spool_name
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("postgresql://u:secret@db:5433/ops?sslmode=require", "postgresql://db:5433/ops"),
+        ("postgresql://other@db:5433/ops", "postgresql://db:5433/ops"),
+        ("postgresql://a,b:6432/ops?target_session_attrs=any", "postgresql://a,b:6432/ops"),
+        ("postgresql://[::1]:5432/ops", "postgresql://[::1]:5432/ops"),
+        (
+            "postgresql:///ops?host=/run/pg&port=5433&password=secret",
+            "postgresql:///ops?host=/run/pg&port=5433",
+        ),
+        ("postgresql:///?service=ops", "postgresql:///?service=ops"),
+        ("postgresql://", "postgresql://"),
+        ("sqlite:///var/lib/x.sqlite3", "sqlite:///var/lib/x.sqlite3"),
+    ],
+)
+def test_an_address_is_where_the_ledger_is(url: str, place: str) -> None:
+    """User, password and options are no part of it."""
+    assert address(url, {}) == place
+
+
+def test_libpqs_variables_stand_in_for_what_the_url_leaves_out() -> None:
+    """The same URL in another environment may be another ledger."""
+    environ = {
+        "PGHOST": "db",
+        "PGPORT": "6000",
+        "PGDATABASE": "ops",
+        "PGUSER": "u",
+        "PGAPPNAME": "",
+    }
+    assert address("postgresql://", environ) == "postgresql://?dbname=ops&host=db&port=6000"
+    assert address("postgresql://a:1/b", environ) == "postgresql://a:1/b"
+    assert address("postgresql://[::1]/b", environ) == "postgresql://[::1]/b?port=6000"
+
+
+def test_every_ledger_has_a_directory_of_its_own_in_the_spool() -> None:
+    """Two addresses never share one, and the name tells the kind."""
+    one, other = spool_name("postgresql://a/b"), spool_name("postgresql://a/c")
+    assert one != other
+    assert one.startswith("postgresql-")
+    assert spool_name("sqlite:///x").startswith("sqlite-")
+    assert "/" not in one

@@ -1,0 +1,79 @@
+"""The instants of a lease: COMMAND is dead before the store can grant again."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guardrun.core import lease
+from guardrun.term import Term
+
+TTLS = st.floats(10, 86400)
+GRACES = st.floats(0, 1e6)
+SENT = st.floats(0, 1e9)
+
+
+@given(TTLS, SENT, GRACES)
+def test_the_kill_leaves_room_for_clocks_that_drift(ttl: float, sent: float, grace: float) -> None:
+    """From the kill to the end of the ttl: a hundredth of it for drift, and time to die."""
+    granted = lease.Lease(ttl, sent, grace)
+    left = sent + ttl - granted.kill_at
+    assert left >= max(0.2, ttl / 100) + min(1.0, ttl / 20) - 1e-6 * (1 + sent)
+    assert granted.kill_at > sent + ttl * 0.9 - 1
+
+
+@given(TTLS, SENT, GRACES)
+def test_the_grace_is_bounded_by_the_ttl(ttl: float, sent: float, grace: float) -> None:
+    """A lease that runs out grants COMMAND --kill-after, but at most an eighth of the ttl."""
+    granted = lease.Lease(ttl, sent, grace)
+    slack = 1e-6 * (1 + sent)
+    assert granted.kill_at - granted.term_at <= min(grace, ttl / 8) + slack
+    assert sent < granted.half_at < granted.term_at <= granted.kill_at
+
+
+@given(TTLS, SENT, GRACES, st.randoms(use_true_random=False))
+def test_three_renewals_can_fail_before_command_is_told_to_stop(
+    ttl: float, sent: float, grace: float, rng: random.Random
+) -> None:
+    """Renewals are due after a quarter of the ttl at most; jitter only makes them earlier."""
+    granted = lease.Lease(ttl, sent, grace)
+    first = lease.next_renewal(granted, rng)
+    slack = 1e-6 * (1 + sent)
+    assert ttl / 5 - slack <= first - sent <= ttl / 4 + slack
+    spent, tries = first, 0
+    while spent + 2 * lease.patience(ttl) <= granted.term_at:
+        tries += 1
+        spent = lease.next_try(granted, spent + 2 * lease.patience(ttl), rng)
+    assert tries >= 2
+    assert sent + 3 * ttl / 4 + lease.patience(ttl) <= granted.term_at + slack or ttl < 13
+
+
+@given(TTLS)
+def test_a_request_takes_one_to_three_seconds_at_most(ttl: float) -> None:
+    """A renewal waits a twentieth of the ttl for the store, within bounds."""
+    assert 1 <= lease.patience(ttl) <= 3
+
+
+def test_the_figures_of_a_minute() -> None:
+    """For a ttl of 60 s: told to stop after 50.9 s, dead after 58.4 s."""
+    granted = lease.Lease(60.0, 1000.0, 10.0)
+    assert round(granted.kill_at - 1000, 3) == 58.4
+    assert round(granted.term_at - 1000, 3) == 50.9
+
+
+def test_a_term_is_shared_with_forks() -> None:
+    """What one process writes down, those forked before can read."""
+    import os
+
+    term = Term()
+    assert term.term_at == term.kill_at == term.half_at == term.overdue_at == float("inf")
+    pid = os.fork()
+    if pid == 0:
+        term.extend(lease.Lease(60.0, 1000.0, 10.0), 1020.0)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert (term.kill_at, term.half_at, term.overdue_at) == (1058.4, 1030.0, 1020.0)
+    term.lose(1010.0)
+    assert (term.term_at, term.kill_at, term.overdue_at) == (1010.0, 1010.0, float("inf"))
