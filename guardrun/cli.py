@@ -54,7 +54,9 @@ def main() -> int:
     except BrokenPipeError:  # whoever read our output has seen enough
         return die_by(_SIGPIPE)
     except Exception as error:
-        what = f"{type(error).__name__}: {error}"
+        from guardrun.core.redact import redact_text
+
+        what = redact_text(f"{type(error).__name__}: {error}", ())
         say(f"internal error, please report it: {what} (at {_place(error)})")
         return _INTERNAL_ERROR
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from guardrun.ports import RemoteLedger, Rng, Waiter
     from guardrun.term import Term
 
+_NEVER = float("inf")
 _ANSWER = 12.0
 """s; a keeper that works answers sooner, if only to say that the store does not"""
 _MOST = 5
@@ -94,7 +95,9 @@ class Link:
                 self._grace,
             ).serve(self.held)
         except Exception as error:
-            end.send(messages.Broken(repr(error)))
+            from guardrun.core.redact import redact_text
+
+            end.send(messages.Broken(redact_text(f"{type(error).__name__}: {error}", ())))
 
     # ------------------------------------------------------------ questions
 
@@ -154,12 +157,13 @@ class Link:
             self._replace(self._fault)
 
     def overdue_at(self) -> float:
-        """When ``check`` has something to do."""
-        return self.term.overdue_at
+        """When ``check`` has something to do; only a claim has a term that could be missed."""
+        held = self.held is not None and self.held.key is not None
+        return self.term.overdue_at if held and self._end is not None else _NEVER
 
     def check(self) -> None:
         """Replace a keeper that is stopped or stuck; the new one renews what the old one held."""
-        if self._end is not None and self.held is not None and kernel.now() >= self.overdue_at():
+        if kernel.now() >= self.overdue_at():
             self._replace("it was stuck")
 
     def _living(self) -> channel.Channel:

@@ -28,8 +28,9 @@ _LATE = 1.0
 """s after the last moment at which the warden should have been done; then it is seized"""
 _NUDGE = 0.1
 """s after a limit; then a warden that somebody stopped is continued"""
-_OVERDUE = 0.2
-"""s after COMMAND should have been killed for want of a lease; what is left of it is longer"""
+_OVERDUE, _STUCK = 0.2, 3.0
+"""s after COMMAND should have been killed for want of a lease, what is left of which is longer;
+then a warden that is stopped is seized, and one that is at work later"""
 
 _IDLE, _LINGER = 0.5, 5.0
 """s that COMMAND's pipes are read after its end: until nothing comes, and at the most"""
@@ -62,7 +63,7 @@ def watch(
     """
     limit = min(order.deadline, kernel.now() + order.timeout)
     nudge, last = limit + _NUDGE, limit + order.grace + _LATE
-    reminded = _NEVER
+    reminded, mercy = _NEVER, _OVERDUE
     told: int | None = None
     started_at, begun = time.time(), kernel.now()
     running = False
@@ -71,9 +72,7 @@ def watch(
         interests = [(guard.fileno(), select.POLLIN), *(output.interests() if running else ())]
         term = guard.term_at()
         reminder = _NEVER if term == reminded else term + _NUDGE
-        ready, signals = loop.wait(
-            interests, min(nudge, last, reminder, guard.kill_at() + _OVERDUE)
-        )
+        ready, signals = loop.wait(interests, min(nudge, last, reminder, guard.kill_at() + mercy))
         for taken in signals:
             heard = loop.terminal.told_all(taken)
             if taken.number in loop.terminal.stops and told is None:
@@ -113,7 +112,7 @@ def watch(
                 code = 127 if problem == errno.ENOENT else 126
                 return Execution(Ended(code, None, "not_started"), told, started_at, now - begun)
             case channel.Unkillable(pids):
-                last = _NEVER  # the warden is at work; it is the kernel that can't
+                last = mercy = _NEVER  # the warden is at work; it is the kernel that can't
                 log.emit(events.unkillable(time.time(), number, pids))
             case channel.Over(status, why, orphans, clock):
                 # A signal that has come by now may have come to COMMAND as well (a terminal's
@@ -131,7 +130,9 @@ def watch(
         if now >= guard.term_at() + _NUDGE and guard.term_at() != reminded:
             reminded = guard.term_at()
             guard.wake()
-        lapsed = now >= guard.kill_at() + _OVERDUE
+        lapsed = now >= guard.kill_at() + mercy
+        if lapsed and mercy == _OVERDUE and not guard.is_stopped():
+            lapsed, mercy = False, _STUCK
         if now >= last or lapsed:
             guard.seize()
             drain(loop, output, linger=False)

@@ -38,7 +38,7 @@ class Guard:
             self._warden, self._store, self._backstop = backstop.start(group, mask, bond)
         except OSError as error:
             raise GuardrunError(f"the warden cannot be started: {error.strerror}") from None
-        self._pidfd = -1
+        self._pid = self._pidfd = -1
         self._open = True
 
     def term_at(self) -> float:
@@ -72,6 +72,10 @@ class Guard:
         if self._pidfd >= 0:
             _send(self._pidfd, signal.SIGCONT)
 
+    def is_stopped(self) -> bool:
+        """Whether somebody has stopped the warden, and it has not come to run again."""
+        return kernel.stat(self._pid)[1] in (b"T", b"t")
+
     def receive(self) -> tuple[object, ...] | None:
         """The warden's next message; ``None`` when there is no warden any more."""
         received = self._warden.receive()
@@ -86,7 +90,7 @@ class Guard:
             if kernel.parent(message.pid) not in (self._backstop, 0):  # its pid is another's by now
                 os.close(pidfd)
                 return None
-            self._pidfd = pidfd
+            self._pid, self._pidfd = message.pid, pidfd
         return message
 
     def bury_strangers(self) -> None:

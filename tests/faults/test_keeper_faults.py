@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import servers
 from fleet import FleetHost, fleet_host, settled
 from support import (
     eventually,
@@ -144,18 +145,28 @@ def test_a_stopped_supervisor_does_not_lose_its_claim(fleet: FleetHost, mark: st
     assert settled(fleet, str(job_id))["result"] == "failed"
 
 
-def test_a_stopped_supervisor_without_a_keeper_does_not_outlive_its_claim(
-    tmp_path: Path, fleet: FleetHost, mark: str
+@pytest.mark.parametrize("stopped", [("supervisor",), ("warden",), ("supervisor", "warden")])
+def test_whoever_is_stopped_command_does_not_outlive_its_claim(
+    tmp_path: Path, mark: str, stopped: tuple[str, ...]
 ) -> None:
-    """Nobody renews, nobody decides: the warden alone ends COMMAND before the claim lapses."""
-    command = str(stubborn_tree(tmp_path / "tree", mark))
-    process = fleet.start("--key", "k", *SHORT, "-k", "1h", "--", command)
-    sleepers(mark, 4)
-    os.kill(process.pid, signal.SIGSTOP)
-    os.kill(family(process.pid)["keeper"], signal.SIGKILL)
-    lapses = time.monotonic() + fleet.left("k")
-    no_survivors(mark, 15)
-    assert time.monotonic() < lapses
-    assert fleet.run("--key", "k", "--", "true").code in (75, 76)
-    # The warden continues a supervisor that was stopped, to hear what became of COMMAND.
-    assert finish(process).code == 74
+    """The ledger is frozen, so nobody can renew: who is left ends COMMAND before the claim lapses.
+
+    A warden is continued by its supervisor, or else by the backstop; and it continues a supervisor
+    that was stopped, to hear what became of COMMAND.
+    """
+    with servers.Postgres.start() as server:
+        host = fleet_host(tmp_path / "one", server.url)
+        command = str(stubborn_tree(tmp_path / "tree", mark))
+        options = ("--key", "k", *SHORT, "-k", "1h", "--record-wait", "1s")
+        process = host.start(*options, "--", command)
+        sleepers(mark, 4)
+        processes = family(process.pid)
+        lapses = time.monotonic() + host.left("k")
+        server.pause()
+        for victim in stopped:
+            os.kill(processes[victim], signal.SIGSTOP)
+        no_survivors(mark, 15)
+        assert time.monotonic() < lapses
+        result = finish(process)
+        assert result.code == 74, result
+        server.resume()
