@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import servers
@@ -256,3 +257,30 @@ def test_command_is_dead_before_its_claim_can_be_taken(tmp_path: Path, mark: str
         assert host.run("flush").code == 0
         assert [row["result"] for row in host.rows()] == ["lease_lost"]
         assert host.key("k")["state"] == "interrupted"
+
+
+def test_a_pooler_in_transaction_mode_will_do(tmp_path: Path, database_url: str) -> None:
+    """Through PgBouncer: claims, duplicates, a renewal, a kill."""
+    url = servers.pgbouncer_url(database_url)
+    host = fleet_host(tmp_path / "one", url)
+    process = host.hold("--key", "k", "--claim-ttl", "10s")
+    until = host.key("k")["claim_until"]
+    eventually(lambda: host.key("k")["claim_until"] > until, 15, "a renewal")
+    assert finish(process).code == 0
+    assert host.run("--key", "k", "--", host.job).finished["result"] == "skipped_duplicate"
+    killed = host.hold("--key", "other", "--claim-ttl", "1h")
+    killed.kill()
+    killed.communicate()
+    assert settled(host, host.executions()[-1])["result"] == "interrupted"
+    host.close()
+
+
+def test_of_several_hosts_the_first_that_answers_is_used(tmp_path: Path, database_url: str) -> None:
+    """A URL may name several servers, as libpq has it: one that is down is passed over."""
+    parts = urlsplit(database_url)
+    login, _, live = parts.netloc.rpartition("@")
+    dead = f"127.0.0.1:{servers.free_port()}"
+    url = parts._replace(netloc=f"{login}@{dead},{live}").geturl()
+    host = fleet_host(tmp_path / "one", url)
+    assert host.run("--key", "k", "--", "true").code == 0
+    assert host.key("k")["state"] == "succeeded"
