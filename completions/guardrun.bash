@@ -101,6 +101,33 @@ __guardrun_subcommand_value() {
         show:--config)
             __guardrun_files
             ;;
+        keys:--ledger-url)
+            __guardrun_offer 'none:'
+            ;;
+        keys:--config)
+            __guardrun_files
+            ;;
+        keys:--state)
+            __guardrun_offer 'running succeeded expired failed interrupted'
+            ;;
+        flush:--ledger-url)
+            __guardrun_offer 'none:'
+            ;;
+        flush:--config)
+            __guardrun_files
+            ;;
+        prune:--ledger-url)
+            __guardrun_offer 'none:'
+            ;;
+        prune:--config)
+            __guardrun_files
+            ;;
+        migrate:--ledger-url)
+            __guardrun_offer 'none:'
+            ;;
+        migrate:--config)
+            __guardrun_files
+            ;;
         *) COMPREPLY=() ;;
     esac
 }
@@ -185,7 +212,7 @@ __guardrun_subcommand() {
                     prefix=$before=
                     ;;
                 -*) __guardrun_offer "$options" ;;
-                *) __guardrun_offer "$arguments" ;;
+                *) ((last == 2)) && __guardrun_offer "$arguments" ;;
             esac
             ;;
     esac
@@ -208,11 +235,27 @@ _guardrun() {
                 __guardrun_subcommand show \
                     '--json --ledger-url --config --help' '' '--ledger-url --config'
                 ;;
+            keys)
+                __guardrun_subcommand keys \
+                    '--json --ledger-url --config --help --force --limit --state' 'show forget' '--ledger-url --config --limit --state'
+                ;;
+            flush)
+                __guardrun_subcommand flush \
+                    '--json --ledger-url --config --help' '' '--ledger-url --config'
+                ;;
+            prune)
+                __guardrun_subcommand prune \
+                    '--older-than --json --ledger-url --config --help' '' '--older-than --ledger-url --config'
+                ;;
+            migrate)
+                __guardrun_subcommand migrate \
+                    '--json --ledger-url --config --help' '' '--ledger-url --config'
+                ;;
             *) __guardrun_run 1 ;;
         esac
     else
         local named
-        mapfile -t named < <(compgen -W 'run history show' -- "$cur")
+        mapfile -t named < <(compgen -W 'run history show keys flush prune migrate' -- "$cur")
         __guardrun_run 1
         COMPREPLY=("${named[@]}" "${COMPREPLY[@]}")
     fi

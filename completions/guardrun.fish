@@ -15,7 +15,7 @@ end
 # Prints where the cursor is: the name of a subcommand, "command", or "options".
 function __guardrun_place
     set -l words (commandline -opc)
-    if contains -- "$words[2]" history show
+    if contains -- "$words[2]" history show keys flush prune migrate
         echo $words[2]
         return
     end
@@ -50,6 +50,10 @@ complete -c guardrun -n '__guardrun_at options command' -a '(__guardrun_command)
 complete -c guardrun -n __guardrun_first -a run -d 'Run COMMAND under guard.'
 complete -c guardrun -n __guardrun_first -a history -d 'Show what ran, newest first.'
 complete -c guardrun -n __guardrun_first -a show -d 'Show one run with its attempts and its captured output.'
+complete -c guardrun -n __guardrun_first -a keys -d 'Show the idempotency keys, the latest claimed first.'
+complete -c guardrun -n __guardrun_first -a flush -d 'Record the outcomes that wait in the spool for this ledger.'
+complete -c guardrun -n __guardrun_first -a prune -d 'Delete old runs and keys; never a running one, nor a key that still blocks.'
+complete -c guardrun -n __guardrun_first -a migrate -d 'Create the schema guardrun in Postgres, or bring it up to date; never asks.'
 
 complete -c guardrun -n '__guardrun_at options' -l job -x -d 'What the run is called in the ledger, logs and metrics'
 complete -c guardrun -n '__guardrun_at options' -s c -l command -x -d 'Run /bin/sh -c STRING; further words are an error'
@@ -109,10 +113,32 @@ complete -c guardrun -n '__guardrun_at history' -l result -x -a 'running success
 complete -c guardrun -n '__guardrun_at history' -l since -x -d 'Started then or later: RFC 3339, or DURATION ago'
 complete -c guardrun -n '__guardrun_at history' -l until -x -d 'Started earlier: RFC 3339, or DURATION ago'
 complete -c guardrun -n '__guardrun_at history' -l json -d 'One JSON object a line'
-complete -c guardrun -n '__guardrun_at history' -l ledger-url -x -a 'none:' -d 'Read this ledger'
+complete -c guardrun -n '__guardrun_at history' -l ledger-url -x -a 'none:' -d 'Use this ledger'
 complete -c guardrun -n '__guardrun_at history' -l config -rF -d 'Use this configuration file'
 complete -c guardrun -n '__guardrun_at history' -l help -d 'Show what the subcommand takes, and exit'
 complete -c guardrun -n '__guardrun_at show' -l json -d 'One JSON object'
-complete -c guardrun -n '__guardrun_at show' -l ledger-url -x -a 'none:' -d 'Read this ledger'
+complete -c guardrun -n '__guardrun_at show' -l ledger-url -x -a 'none:' -d 'Use this ledger'
 complete -c guardrun -n '__guardrun_at show' -l config -rF -d 'Use this configuration file'
 complete -c guardrun -n '__guardrun_at show' -l help -d 'Show what the subcommand takes, and exit'
+complete -c guardrun -n '__guardrun_at keys' -a show -d 'Show one key, whether it blocks, and its last runs.'
+complete -c guardrun -n '__guardrun_at keys' -a forget -d 'Let a key block no longer: its next run executes COMMAND.'
+complete -c guardrun -n '__guardrun_at keys' -l json -d 'One JSON object a line'
+complete -c guardrun -n '__guardrun_at keys' -l ledger-url -x -a 'none:' -d 'Use this ledger'
+complete -c guardrun -n '__guardrun_at keys' -l config -rF -d 'Use this configuration file'
+complete -c guardrun -n '__guardrun_at keys' -l help -d 'Show what the subcommand takes, and exit'
+complete -c guardrun -n '__guardrun_at keys' -l force -d 'Do not ask'
+complete -c guardrun -n '__guardrun_at keys' -l limit -x -d '0 for all'
+complete -c guardrun -n '__guardrun_at keys' -l state -x -a 'running succeeded expired failed interrupted' -d 'Only these'
+complete -c guardrun -n '__guardrun_at flush' -l json -d 'One JSON object'
+complete -c guardrun -n '__guardrun_at flush' -l ledger-url -x -a 'none:' -d 'Use this ledger'
+complete -c guardrun -n '__guardrun_at flush' -l config -rF -d 'Use this configuration file'
+complete -c guardrun -n '__guardrun_at flush' -l help -d 'Show what the subcommand takes, and exit'
+complete -c guardrun -n '__guardrun_at prune' -l older-than -x -d 'Delete runs that started longer ago, and keys that have not blocked for so long'
+complete -c guardrun -n '__guardrun_at prune' -l json -d 'One JSON object'
+complete -c guardrun -n '__guardrun_at prune' -l ledger-url -x -a 'none:' -d 'Use this ledger'
+complete -c guardrun -n '__guardrun_at prune' -l config -rF -d 'Use this configuration file'
+complete -c guardrun -n '__guardrun_at prune' -l help -d 'Show what the subcommand takes, and exit'
+complete -c guardrun -n '__guardrun_at migrate' -l json -d 'One JSON object'
+complete -c guardrun -n '__guardrun_at migrate' -l ledger-url -x -a 'none:' -d 'Use this ledger'
+complete -c guardrun -n '__guardrun_at migrate' -l config -rF -d 'Use this configuration file'
+complete -c guardrun -n '__guardrun_at migrate' -l help -d 'Show what the subcommand takes, and exit'

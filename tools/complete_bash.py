@@ -129,7 +129,7 @@ __guardrun_subcommand() {
                     prefix=$before=
                     ;;
                 -*) __guardrun_offer "$options" ;;
-                *) __guardrun_offer "$arguments" ;;
+                *) ((last == 2)) && __guardrun_offer "$arguments" ;;
             esac
             ;;
     esac

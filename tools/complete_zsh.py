@@ -73,6 +73,7 @@ def _function(sub: Subcommand) -> str:
         _function(child._replace(name=f"{sub.name}-{child.name}")) for child in sub.children
     )
     names = _lines(f"    {_quoted(f'{child.name}:{child.help}')}" for child in sub.children)
+    own = " \\\n".join(["    _arguments -s -S", *_specs(sub.switches, "      ")])
     return (
         f"{inner}\n\n"
         f"_guardrun-{sub.name}() {{\n"
@@ -81,7 +82,8 @@ def _function(sub: Subcommand) -> str:
         f"  if (( CURRENT > 2 )) && (( $+functions[_guardrun-{sub.name}-$words[2]] )); then\n"
         f"    words[1]=() ; (( CURRENT-- )) ; _guardrun-{sub.name}-$words[1]\n"
         f"  else\n"
-        f"    _describe -t subcommands subcommand children\n"
+        f"    (( CURRENT == 2 )) && _describe -t subcommands subcommand children\n"
+        f"{own}\n"
         f"  fi\n"
         f"}}"
     )

@@ -46,20 +46,18 @@ def settings() -> Iterator[str]:
 def subcommands() -> Iterator[str]:
     """The subcommands of this version, and their options."""
     for subcommand in surface.subcommands():
-        for words, found in _leaves(subcommand, ()):
+        for words, found in _all(subcommand, ()):
             arguments = "".join(f" Ar {argument}" for argument in found.arguments)
             yield f".Ss guardrun {' '.join(words)}{arguments and ' '}{' '.join(found.arguments)}"
             yield from _sentences(found.help)
             yield from _list(found.switches)
 
 
-def _leaves(found: Subcommand, above: tuple[str, ...]) -> Iterator[tuple[list[str], Subcommand]]:
+def _all(found: Subcommand, above: tuple[str, ...]) -> Iterator[tuple[list[str], Subcommand]]:
     words = (*above, found.name)
-    if not found.children:
-        yield list(words), found
+    yield list(words), found
     for child in found.children:
-        merged = child._replace(switches=(*child.switches[:-1], *found.switches))
-        yield from _leaves(merged, words)
+        yield from _all(child, words)
 
 
 def _list(switches: Iterable[Switch]) -> Iterator[str]:

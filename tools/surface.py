@@ -52,7 +52,7 @@ class Section(NamedTuple):
 
 
 class Subcommand(NamedTuple):
-    """One subcommand; ``children`` are those of a group, such as ``keys show``."""
+    """One subcommand; ``children`` are those below it, such as ``keys show``."""
 
     name: str
     help: str
@@ -113,9 +113,9 @@ def _value(name: str, metavar: str) -> Value:
     return Value(metavar, words, "PATH" in parts or "FILE" in parts)
 
 
-def _subcommand(name: str, command: click.Command, *, inner: bool = False) -> Subcommand:
+def _subcommand(name: str, command: click.Command) -> Subcommand:
     group = command.commands if isinstance(command, click.Group) else {}
-    params = [*command.params, *([] if inner else launch._common())]
+    params = [*command.params, *launch._common()]
     return Subcommand(
         name,
         command.get_short_help_str(limit=1000),
@@ -128,7 +128,7 @@ def _subcommand(name: str, command: click.Command, *, inner: bool = False) -> Su
             for param in params
             if isinstance(param, click.Argument)
         ),
-        tuple(_subcommand(child, found, inner=True) for child, found in group.items()),
+        tuple(_subcommand(child, found) for child, found in group.items()),
     )
 
 

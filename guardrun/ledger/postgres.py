@@ -193,7 +193,7 @@ class PostgresLedger:
             _row(run_values(run))
             | self._own(run)
             | {
-                "needs": [_key_id(needed) for needed in run.needs],
+                "needs": [_key_id(needed) for needed in dict.fromkeys(run.needs)],
                 "key_ttl_us": _ttl_us(key.ttl),
                 "rerun": key.on_interrupted == "rerun",
                 "any_command": key.on_mismatch == "ignore",
@@ -263,7 +263,7 @@ class PostgresLedger:
 
     def _connection(self, due: float) -> Connection:
         if self._open is None:
-            fresh = connect(self._url, due)
+            fresh = connect(self._url, min(due, kernel.now() + _PATIENCE))
             try:
                 postgres_schema.check(fresh, self._url)
             except BaseException as error:

@@ -7,6 +7,7 @@ it was doing may or may not have happened.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -58,16 +59,18 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def wait(self, gen: PQGen[RV], *_: object, **__: object) -> RV:
         """Have the generator do its work; closes the connection when it takes too long."""
+        fd = self.pgconn.socket
         try:
             wanted = next(gen)
             while True:
-                fd = self.pgconn.socket
                 wanted = gen.send(psycopg.waiting.Ready(_poll(fd, int(wanted), self.due)))
         except StopIteration as end:
             result: RV = end.value
             return result
         except _Overdue:
             self.close()
+            with contextlib.suppress(psycopg.Error):  # it wants to tidy up, and can't
+                gen.close()
             raise
 
 
@@ -113,15 +116,16 @@ def unavailable(url: str, error: psycopg.Error) -> StoreUnavailable:
 
 def _parameters(url: str) -> dict[str, Any]:
     """The URL's parameters, and ours where neither URL, environment nor service file has any."""
-    base, _, _ = url.partition("://")[2].partition("?")
+    base, _, query = url.partition("://")[2].partition("?")
     authority, _, path = base.partition("/")
     try:
         given = dict(conninfo_to_dict(url))
     except psycopg.Error:
         raise _unreadable() from None
-    # A password with an unescaped @ or / would be taken for a host, port or database, and shown.
+    # A password with an unescaped @, / or ? would be taken for something else, and shown.
+    split = authority.count("@") > 1 or "@" in path or ("@" not in authority and "@" in query)
     ports = str(given.get("port", "")).split(",")
-    if authority.count("@") > 1 or "@" in path or not all(p.isdigit() or not p for p in ports):
+    if split or not all(port.isdigit() or not port for port in ports):
         raise _unreadable()
     given.setdefault("fallback_application_name", "guardrun")
     given["client_encoding"] = "UTF8"
@@ -138,7 +142,7 @@ def _parameters(url: str) -> dict[str, Any]:
 def _unreadable() -> ConfigError:
     return ConfigError(
         "the ledger's URL cannot be read: write postgresql://USER@HOST:PORT/DATABASE, "
-        "and %40 for @, %3A for :, %2F for / in names and passwords"
+        "and %40 for @, %3A for :, %2F for /, %3F for ? in names and passwords"
     )
 
 
@@ -200,7 +204,7 @@ _REMEDIES = {
     "42501": "grant what docs/postgres.md lists for the run role",
     "53300": "raise max_connections, or put PgBouncer between; then try again",
     "53": "make room on the server",
-    "55P03": "another transaction holds the row; try again",
+    "55P03": "another transaction holds the lock; try again",
     "57014": "check for long transactions and load on the server; then try again",
     "57P": "it is going down or coming up; try again",
 }

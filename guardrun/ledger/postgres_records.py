@@ -8,6 +8,7 @@ reader that pauses keeps neither snapshot nor lock, and memory is bounded. Needs
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -117,17 +118,16 @@ class PostgresRecords:
 
     def keys(self, state: str | None, limit: int) -> Iterator[KeyRecord]:
         """Keys, the latest claimed first; at most ``limit``, 0 for all."""
-        chosen = _SQL["latest" if state is None else "latest_of_state"]
-        values = {"state": state, "limit": limit or None}
-        statement = _SQL["keys"].format(chosen=chosen.strip())
-        rows = self._read(statement, values) if limit else self._stream(statement, values)
-        return (KeyRecord(*row) for row in rows)
+        if state is None:
+            return itertools.islice(self._all_keys(), limit or None)
+        if limit:
+            return iter(self._keys("latest_of_state", {"state": state, "limit": limit}))
+        return (record for record in self._all_keys() if record.state == state)
 
     def key(self, key: str) -> KeyRecord | None:
         """One key."""
-        statement = _SQL["keys"].format(chosen=_SQL["one_key"].strip())
-        rows = self._read(statement, {"key_id": _digest(key)})
-        return KeyRecord(*rows[0]) if rows else None
+        found = self._keys("one_key", {"key_id": _digest(key)})
+        return found[0] if found else None
 
     def forget(self, seen: KeyRecord) -> bool:
         """Let a key block no longer, if nothing has happened to it since it was ``seen``."""
@@ -156,16 +156,21 @@ class PostgresRecords:
         with self._transaction("READ ONLY"):
             return self._db.execute(statement, values).fetchall()
 
-    def _stream(self, statement: str, values: Values) -> Iterator[tuple[Any, ...]]:
-        """Rows of one snapshot, a page at a time."""
-        with self._transaction("READ ONLY"):
-            self._db.execute(_SQL["declare"].format(statement=statement), values)
-            while True:
-                self._db.due = kernel.now() + self._patience
-                rows = self._db.execute(_SQL["fetch"].format(page=_PAGE)).fetchall()
-                if not rows:
-                    return
-                yield from rows
+    def _all_keys(self) -> Iterator[KeyRecord]:
+        values: Values = {}
+        page, chosen = _FIRST_PAGE, "latest"
+        while True:
+            found = self._keys(chosen, {**values, "page": page})
+            yield from found
+            if len(found) < page:
+                return
+            last = found[-1]
+            values = {"last_claim": last.claimed_at, "last_id": _digest(last.key)}
+            page, chosen = _PAGE, "earlier"
+
+    def _keys(self, chosen: str, values: Values) -> list[KeyRecord]:
+        statement = _SQL["keys"].format(chosen=_SQL[chosen].strip())
+        return [KeyRecord(*row) for row in self._read(statement, values)]
 
     @contextlib.contextmanager
     def _transaction(self, access: str) -> Iterator[None]:
@@ -175,13 +180,7 @@ class PostgresRecords:
             with self._db.pipeline():
                 self._db.execute(_SQL["begin"].format(access=access))
                 self._db.execute(_SQL["limits"], limits)
-            try:
-                yield
-            except psycopg.Error:
-                raise
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
+            yield
             self._db.execute("COMMIT")
         except psycopg.Error as error:
             self._db.close()

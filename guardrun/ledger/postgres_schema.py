@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 
+from guardrun import kernel
 from guardrun.errors import StoreOutdated, StoreUnavailable
 from guardrun.ledger import sql
 from guardrun.ledger.address import address
@@ -55,12 +56,15 @@ def pending(url: str, due: float) -> Migration:
 def migrate(url: str, due: float) -> Migration:
     """Create the schema, or bring it up to date: all in one transaction; safe under concurrency.
 
-    Raises ``StoreUnavailable``, ``StoreOutdated`` for a schema newer than this version, and
-    ``ConfigError`` for a URL that cannot be read.
+    ``due`` (CLOCK_BOOTTIME) is when to give up. Raises ``StoreUnavailable``, ``StoreOutdated`` for
+    a schema newer than this version, and ``ConfigError`` for a URL that cannot be read.
     """
     connection = connect(url, due)
     try:
         connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        # Given up by the server as well, and before we do: who waits for a table blocks all others.
+        wait = str(max(int((due - kernel.now()) * 800), 1))
+        connection.execute(_SQL["limits"], {"lock_ms": wait})
         connection.execute(_SQL["lock"])
         plan = _plan(connection, url)
         if plan.before == 0 and not _found(connection)[0]:

@@ -180,6 +180,7 @@ def test_an_option_is_completed(shell: Typist | Fish) -> None:
         ("guardrun --log-to ", {"stdout", "stderr", "none"}),
         ("guardrun history --result ", {"success", "failed", "lock_busy", "interrupted"}),
         ("guardrun history --json --result ", {"success", "failed", "lock_busy", "interrupted"}),
+        ("guardrun keys --state ", {"running", "succeeded", "expired", "failed", "interrupted"}),
     ],
 )
 def test_fixed_values_are_offered(shell: Typist | Fish, line: str, words: set[str]) -> None:
@@ -223,6 +224,14 @@ def test_options_of_a_subcommand(shell: Typist | Fish) -> None:
     offered = set(shell.after("guardrun show --"))
     assert "--json" in offered
     assert "--limit" not in offered
+
+
+def test_what_is_below_a_subcommand(shell: Typist | Fish) -> None:
+    """After ``keys`` come its own options, or what is below it with options of its own."""
+    assert {"show", "forget"} <= set(shell.after("guardrun keys "))
+    assert "running" in shell.after("guardrun keys --state run")
+    assert {"--limit", "--state", "--json"} <= set(shell.after("guardrun keys --"))
+    assert {"--force", "--ledger-url"} <= set(shell.after("guardrun keys forget --"))
 
 
 @pytest.mark.parametrize(

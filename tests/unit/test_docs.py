@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import os
 import re
@@ -100,7 +99,11 @@ def test_options_that_are_named_exist(page: Path) -> None:
     """An option in a page is one of a run or of a subcommand."""
     known = {f"--{name}" for name in OPTIONS}
     for name in BUILT:
-        known |= {word for option in _click(name).params for word in option.opts}
+        command = launch.load(SUBCOMMANDS[name])
+        below = command.commands if isinstance(command, click.Group) else {}
+        for words in ([], *([child] for child in below)):
+            _, found, _ = launch.find(name, SUBCOMMANDS[name], words)
+            known |= {word for option in found.params for word in option.opts}
     for span in re.findall(r"`(--?[a-zA-Z][^`]*)`", page.read_text()):
         for word in re.findall(r"(?<![\w-])--[a-z][a-z-]*", span):
             assert word in known, span
@@ -160,12 +163,6 @@ def _shown(page: Path) -> Iterator[list[str]]:
             yield from _commands(line)
 
 
-def _click(name: str) -> click.Command:
-    command = copy.copy(launch.load(SUBCOMMANDS[name]))
-    command.params = [*command.params, *launch._common()]
-    return command
-
-
 @pytest.mark.parametrize("page", [*PAGES, MAN], ids=lambda page: page.name)
 def test_commands_that_are_shown_are_taken(page: Path, tmp_path: Path) -> None:
     """Whatever call of guardrun a page shows, guardrun understands."""
@@ -173,7 +170,8 @@ def test_commands_that_are_shown_are_taken(page: Path, tmp_path: Path) -> None:
     for words in _shown(page):
         if words and words[0] in SUBCOMMANDS:
             assert words[0] in BUILT, words
-            _click(words[0]).make_context(words[0], list(words[1:]))
+            name, command, rest = launch.find(words[0], SUBCOMMANDS[words[0]], words[1:])
+            command.make_context(name, list(rest))
         else:
             given = parse(words)
             if not given.question:

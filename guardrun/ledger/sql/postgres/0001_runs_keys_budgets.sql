@@ -11,9 +11,10 @@ CREATE TABLE guardrun.schema_version (
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- One row a run, refused ones included. A row that is 'running' while its alive_until has passed is
--- interrupted: readers say so, and whoever takes its key over writes it down. A run that was cut off
--- has no finished_at; that is how late truth from the spool is told from what it must not replace.
+-- One row a run, refused ones included. A row that is 'running' while its alive_until has passed
+-- is interrupted: readers say so, and whoever takes its key over writes it down. A run that was
+-- cut off has no finished_at; that is how late truth from the spool is told from what it must not
+-- replace.
 CREATE TABLE guardrun.runs (
     id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     job_id        uuid NOT NULL UNIQUE,  -- UUIDv7
@@ -57,6 +58,9 @@ CREATE INDEX runs_by_key ON guardrun.runs (key_id, started_at, id) WHERE key_id 
 -- Running rows, dead runs and refusals: few among many.
 CREATE INDEX runs_by_result ON guardrun.runs (result, started_at, id) WHERE result <> 'success';
 
+-- A run goes by the end of its id, six characters or more: history prints eight.
+CREATE INDEX runs_by_end ON guardrun.runs (right(job_id::text, 6));
+
 CREATE TABLE guardrun.attempts (
     job_id      uuid NOT NULL,
     number      integer NOT NULL,
@@ -76,12 +80,12 @@ CREATE TABLE guardrun.outputs (
     stderr bytea NOT NULL
 );
 
--- running → succeeded | failed | interrupted. What stands here outlives the run's own row. It is not
--- the whole truth: read guardrun.key_states. All instants are the server's.
+-- running → succeeded | failed | interrupted. What stands here outlives the run's own row. It is
+-- not the whole truth: read guardrun.key_states. All instants are the server's.
 --
 -- token is unique not because two might be the same, but so that an UPDATE of it takes the row's
--- strongest lock: it waits for a transaction that has called guardrun.complete, and a renewal, which
--- leaves it alone, does not.
+-- strongest lock: it waits for a transaction that has called guardrun.complete, and a renewal,
+-- which leaves it alone, does not.
 CREATE TABLE guardrun.keys (
     id          bytea PRIMARY KEY,       -- SHA-256 of the key's UTF-8
     key         text NOT NULL,
@@ -90,12 +94,12 @@ CREATE TABLE guardrun.keys (
     job_id      uuid NOT NULL,           -- of the latest claim, as owner and fingerprint are
     owner       text NOT NULL,
     fingerprint text NOT NULL,
-    follows     uuid,                    -- job_id of the interrupted run that the latest claim follows
+    follows     uuid,                    -- job_id of the interrupted run before it, if any
     claimed_at  timestamptz NOT NULL,
     claim_until timestamptz,             -- renewed while the run is alive
     finished_at timestamptz,
     expires_at  timestamptz,             -- from then on the key does not block; NULL while it may
-    key_ttl_us  bigint                   -- of the latest claim, for guardrun.complete; NULL: forever
+    key_ttl_us  bigint                   -- of the latest claim, for a completion; NULL: forever
 ) WITH (fillfactor = 80);
 
 CREATE INDEX keys_by_claim ON guardrun.keys (claimed_at);
@@ -123,14 +127,17 @@ CREATE TABLE guardrun.budgets (
 
 CREATE INDEX budgets_by_time ON guardrun.budgets (spent_at);
 
--- What the keys really are: a completed claim has succeeded, a claim that was not renewed in time is
--- interrupted. finished_at and expires_at belong to the state told here; free: any run may claim it
--- (it failed, or its success has expired).
+-- What the keys really are: a completed claim has succeeded, a claim that was not renewed in time
+-- is interrupted. finished_at and expires_at belong to the state told here; free: any run may
+-- claim it (it failed, or its success has expired). For people, and for a first look: nothing here
+-- has waited for a lock; and clock_timestamp(), being volatile, would keep queries from the
+-- indexes below.
 CREATE VIEW guardrun.key_states AS
-SELECT told.*, coalesce(told.state = 'failed' OR told.expires_at <= clock_timestamp(), false) AS free
+SELECT told.*,
+       coalesce(told.state = 'failed' OR told.expires_at <= statement_timestamp(), false) AS free
   FROM (SELECT keys.id, keys.key,
                CASE WHEN by_command THEN 'succeeded'
-                    WHEN keys.state = 'running' AND keys.claim_until <= clock_timestamp()
+                    WHEN keys.state = 'running' AND keys.claim_until <= statement_timestamp()
                     THEN 'interrupted'
                     ELSE keys.state
                 END AS state,
@@ -149,9 +156,9 @@ SELECT told.*, coalesce(told.state = 'failed' OR told.expires_at <= clock_timest
          CROSS JOIN LATERAL (SELECT completions.token IS NOT NULL AND keys.state <> 'succeeded')
                AS recorded (by_command)) AS told;
 
--- When COMMAND itself completed a claim; NULL when it did not. VOLATILE and plpgsql for one purpose:
--- it looks at what is committed at the moment of the call, not when the statement around it began,
--- which may have waited for the very transaction that completed the claim.
+-- When COMMAND itself completed a claim; NULL when it did not. VOLATILE and plpgsql for one
+-- purpose: it looks at what is committed at the moment of the call, not when the statement around
+-- it began, which may have waited for the very transaction that completed the claim.
 CREATE FUNCTION guardrun.completed_at(claim_token text) RETURNS timestamptz
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog
@@ -176,7 +183,8 @@ BEGIN
       FROM guardrun.keys AS k
      WHERE k.id = sha256(convert_to(complete.key, 'UTF8'))
        FOR KEY SHARE;
-    IF claim.token IS DISTINCT FROM complete.claim_token OR claim.state IS DISTINCT FROM 'running' THEN
+    IF claim.token IS DISTINCT FROM complete.claim_token
+       OR claim.state IS DISTINCT FROM 'running' THEN
         RAISE EXCEPTION USING
             ERRCODE = 'RG001',
             MESSAGE = 'guardrun: this claim of the key is not held (any more)',

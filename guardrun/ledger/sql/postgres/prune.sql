@@ -1,8 +1,9 @@
--- How the ledger in Postgres forgets: oldest first, in batches. Rows that somebody works on are left
--- for the next time. The role that does this may DELETE; the runs' own may not.
+-- How the ledger in Postgres forgets: oldest first, in batches. Rows that somebody works on are
+-- left for the next time. The role that does this may DELETE; the runs' own may not.
 
 -- name: runs
--- Served by runs_by_start. A run that nobody told the end of counts as over when it was not renewed.
+-- Served by runs_by_start. A run that nobody told the end of counts as over when it was not
+-- renewed.
 WITH gone AS (
     DELETE FROM guardrun.runs
      WHERE id = ANY (ARRAY (

@@ -9,12 +9,6 @@ BEGIN ISOLATION LEVEL READ COMMITTED {access}
 SELECT set_config('lock_timeout', %(milliseconds)s, true),
        set_config('statement_timeout', %(milliseconds)s, true)
 
--- name: declare
-DECLARE guardrun_records NO SCROLL CURSOR FOR {statement}
-
--- name: fetch
-FETCH {page} FROM guardrun_records
-
 -- name: runs
 -- Newest first, one page. What stands for the condition is put together from the fragments below.
 -- The two columns at the end are not a record's: whether the run is gone, and how to go on from here.
@@ -74,8 +68,10 @@ SELECT job_id::text FROM guardrun.runs
  LIMIT 3
 
 -- name: find_suffix
--- Ends have no index: this reads that of job_id from end to end.
-SELECT job_id::text FROM guardrun.runs WHERE right(job_id::text, %(length)s) = %(part)s LIMIT 3
+-- The first condition lets runs_by_end serve.
+SELECT job_id::text FROM guardrun.runs
+ WHERE right(job_id::text, 6) = right(%(part)s, 6) AND right(job_id::text, %(length)s) = %(part)s
+ LIMIT 3
 
 -- name: attempts
 SELECT number, (extract(epoch FROM started_at) * 1000000)::bigint, duration_us, result, exit_code,
@@ -103,17 +99,26 @@ SELECT told.key,
   FROM ({chosen}) AS chosen (id)
  CROSS JOIN LATERAL (SELECT * FROM guardrun.key_states WHERE key_states.id = chosen.id OFFSET 0)
        AS told
- ORDER BY told.claimed_at DESC, told.key
+ ORDER BY told.claimed_at DESC, told.id DESC
 
 -- name: latest
 -- Served by keys_by_claim.
-SELECT id FROM guardrun.keys ORDER BY claimed_at DESC, key LIMIT %(limit)s
+SELECT id FROM guardrun.keys ORDER BY claimed_at DESC, id DESC LIMIT %(page)s
+
+-- name: earlier
+-- The page after that one; served by keys_by_claim.
+SELECT id
+  FROM guardrun.keys
+ WHERE (claimed_at, id) < (timestamptz 'epoch' + %(last_claim)s * interval '1 microsecond',
+                           %(last_id)s)
+ ORDER BY claimed_at DESC, id DESC
+ LIMIT %(page)s
 
 -- name: latest_of_state
 SELECT id
   FROM guardrun.key_states
  WHERE CASE WHEN state = 'succeeded' AND free THEN 'expired' ELSE state END = %(state)s
- ORDER BY claimed_at DESC, key
+ ORDER BY claimed_at DESC, id DESC
  LIMIT %(limit)s
 
 -- name: one_key

@@ -1,6 +1,8 @@
 -- What a run says to the ledger in Postgres. Every statement is one decision: it writes, or writes
 -- nothing, and what it returns says which. clock_timestamp(), not now(): a row lock may have been
--- waited for. Locks are taken in one order, key before run.
+-- waited for. Locks are taken in one order, key before run. Rows of running runs are found by
+-- job_id and finished_at IS NULL: for result = 'running' the planner may take the index of running
+-- rows, which it thinks are few.
 
 -- name: begin
 BEGIN ISOLATION LEVEL READ COMMITTED
@@ -22,11 +24,11 @@ COMMIT
 -- whose answer was lost may have happened. What is obviously not free is not even tried: an attempt
 -- would wait for a transaction of COMMAND's that has called guardrun.complete. A takeover has to
 -- wait for it, and does, because it changes the unique token; completed_at() then sees what it did.
-WITH unmet AS (
+WITH met AS (
     SELECT
-      FROM unnest(%(needs)s::bytea[]) AS needed (id)
-      LEFT JOIN guardrun.key_states AS found ON found.id = needed.id
-     WHERE found.state IS DISTINCT FROM 'succeeded' OR found.free
+      FROM guardrun.key_states AS found
+     WHERE found.id = ANY (%(needs)s::bytea[]) AND found.state = 'succeeded' AND NOT found.free
+    HAVING count(*) = cardinality(%(needs)s::bytea[])
 ), taken AS (
     SELECT
       FROM guardrun.key_states AS found
@@ -39,7 +41,7 @@ WITH unmet AS (
     SELECT %(key_id)s, %(key)s, 'running', %(token)s, %(job_id)s::uuid, %(owner)s, %(fingerprint)s,
            clock_timestamp(), clock_timestamp() + %(claim_ttl_us)s * interval '1 microsecond',
            %(key_ttl_us)s::bigint
-     WHERE NOT EXISTS (SELECT FROM unmet) AND NOT EXISTS (SELECT FROM taken)
+     WHERE EXISTS (SELECT FROM met) AND NOT EXISTS (SELECT FROM taken)
     ON CONFLICT (id) DO UPDATE
        SET state = 'running', token = excluded.token, job_id = excluded.job_id,
            owner = excluded.owner, fingerprint = excluded.fingerprint,
@@ -67,7 +69,7 @@ WITH unmet AS (
     UPDATE guardrun.runs
        SET result = 'interrupted', reason = %(cut_off)s
       FROM claimed
-     WHERE runs.job_id = claimed.follows AND runs.result = 'running'
+     WHERE runs.job_id = claimed.follows AND runs.finished_at IS NULL
 ), begun AS (
     INSERT INTO guardrun.runs (job_id, job, host, username, pid, owner, argv, fingerprint, lock,
                                key, key_id, needs, path, token, started_at, enqueued_at, result,
@@ -86,11 +88,11 @@ SELECT follows::text FROM claimed
 
 -- name: begin_run
 -- The same without a key; tells the job's last run, if nobody has told how that ended.
-WITH unmet AS (
+WITH met AS (
     SELECT
-      FROM unnest(%(needs)s::bytea[]) AS needed (id)
-      LEFT JOIN guardrun.key_states AS found ON found.id = needed.id
-     WHERE found.state IS DISTINCT FROM 'succeeded' OR found.free
+      FROM guardrun.key_states AS found
+     WHERE found.id = ANY (%(needs)s::bytea[]) AND found.state = 'succeeded' AND NOT found.free
+    HAVING count(*) = cardinality(%(needs)s::bytea[])
 ), last AS (
     SELECT job_id, result, finished_at, alive_until
       FROM guardrun.runs
@@ -104,7 +106,7 @@ WITH unmet AS (
            %(fingerprint)s, %(lock)s, %(needed)s, %(path)s, %(started_at)s,
            %(enqueued_at)s::timestamptz, 'running',
            clock_timestamp() + %(claim_ttl_us)s * interval '1 microsecond'
-     WHERE NOT EXISTS (SELECT FROM unmet)
+     WHERE EXISTS (SELECT FROM met)
     ON CONFLICT (job_id) DO UPDATE
        SET result = 'running', reason = NULL, alive_until = excluded.alive_until
      WHERE runs.finished_at IS NULL
@@ -133,7 +135,8 @@ WITH claim AS (
 ), run AS (
     UPDATE guardrun.runs
        SET alive_until = clock_timestamp() + %(claim_ttl_us)s * interval '1 microsecond'
-     WHERE job_id = %(job_id)s::uuid AND result = 'running' AND (SELECT count(*) FROM claim) >= 0
+     WHERE job_id = %(job_id)s::uuid AND finished_at IS NULL AND result <> 'interrupted'
+       AND (SELECT count(*) FROM claim) >= 0
     RETURNING true
 )
 SELECT EXISTS (SELECT FROM claim), EXISTS (SELECT FROM run)
@@ -147,7 +150,7 @@ WITH claim AS (
 )
 UPDATE guardrun.runs
    SET result = 'interrupted', reason = %(cut_off)s
- WHERE job_id = %(job_id)s::uuid AND result = 'running' AND (SELECT count(*) FROM claim) >= 0
+ WHERE job_id = %(job_id)s::uuid AND finished_at IS NULL AND (SELECT count(*) FROM claim) >= 0
 
 -- name: give_back
 UPDATE guardrun.keys

@@ -11,6 +11,9 @@ SELECT to_regnamespace('guardrun') IS NOT NULL,
        current_setting('server_version_num')::integer,
        current_setting('server_encoding')
 
+-- name: limits
+SELECT set_config('lock_timeout', %(lock_ms)s, true)
+
 -- name: lock
 -- Of two migrations at once, one waits for the other. The number is the first eight bytes of the
 -- SHA-256 of "guardrun schema".
