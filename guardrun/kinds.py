@@ -206,7 +206,19 @@ def ledger_url(url: str) -> str:
             f"a ledger cannot be at {shown(scheme + ':')}; "
             "write postgresql://…, sqlite:///PATH or none:"
         )
+    _check_login(rest[2:])
     return url
+
+
+def _check_login(rest: str) -> None:
+    """Refuse a login from which a part would be taken for something else, and be shown."""
+    authority, _, path = rest.partition("/")
+    login = authority.rpartition("@")[0]
+    if "@" in login or "?" in login or "@" in path.partition("?")[0]:
+        raise ValueError(
+            "the user or password in the URL has an unescaped @, / or ?: "
+            "write %40 for @, %2F for /, %3F for ?"
+        )
 
 
 def lease_url(url: str) -> str:

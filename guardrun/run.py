@@ -401,7 +401,7 @@ def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:
     except ToldToStop as told:
         problem = f"told to stop by {signal_name(told.signum)} while recording"
         outcome = outcome._replace(die_by=told.signum, exit_code=128 + told.signum)
-    except StoreUnavailable as down:
+    except GuardrunError as down:  # also a URL that turns out to make no sense
         problem = str(down)
     try:
         spool.keep(outcome)

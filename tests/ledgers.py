@@ -103,6 +103,8 @@ class Store(Protocol):
     """What the contract suite needs of a ledger under test; every ``open`` is another process's
     view of it."""
 
+    kind: str
+    """what ``opener`` opens"""
     tick: float
     """s; two moments on the test's clock have to be this far apart to be told from each other"""
     crowd: int
@@ -144,6 +146,7 @@ class SqliteStore:
     clock: Clock = field(default_factory=Clock)
     opened: list[SqliteLedger] = field(default_factory=list)
 
+    kind = "sqlite"
     tick = 0.001
     crowd = 100
 
@@ -209,9 +212,9 @@ class SqliteStore:
             ledger.close()
 
 
-def opener(place: str) -> Ledger:
+def opener(kind: str, place: str) -> Ledger:
     """Open a store by what a worker process was given on its command line."""
-    if place.startswith("/"):
+    if kind == "sqlite":
         return SqliteLedger(place, Clock())
     from guardrun.ledger.postgres import PostgresLedger
 
@@ -235,7 +238,7 @@ def insist(call):
                 raise
             time.sleep(random.uniform(0, 0.05))
 
-ledger = opener(sys.argv[1])
+ledger = opener(*sys.argv[1:3])
 print("ready", flush=True)
 sys.stdin.readline()
 """
@@ -252,7 +255,7 @@ def workers(
     place = Path(__file__).parent
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", _PREAMBLE + script, store.place, *words],
+            [sys.executable, "-c", _PREAMBLE + script, store.kind, store.place, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -27,10 +27,12 @@ def address(url: str, environ: Mapping[str, str]) -> str:
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite":
         return url
-    base, _, query = rest.partition("?")
+    authority, slash, path = rest.partition("/")
+    # A login may hold what looks like a query; that of a URL that was read holds no @ or /.
+    base, _, query = (authority.rpartition("@")[2] + slash + path).partition("?")
     given = [word.partition("=") for word in query.split("&")]
     chosen = {name: value for name, _, value in given if name in _WHERE}
-    hosts, slash, database = base.rpartition("@")[2].partition("/")
+    hosts, slash, database = base.partition("/")
     named = {"host": bool(hosts), "port": ":" in hosts.rpartition("]")[2], "dbname": bool(database)}
     for name, variable in _WHERE.items():
         if name not in chosen and not named.get(name) and environ.get(variable):

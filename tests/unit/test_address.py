@@ -18,6 +18,7 @@ from guardrun.ledger.address import address, spool_name
             "postgresql:///ops?host=/run/pg&port=5433&password=secret",
             "postgresql:///ops?host=/run/pg&port=5433",
         ),
+        ("postgresql://u:se?cret@db/ops?port=1", "postgresql://db/ops?port=1"),
         ("postgresql:///?service=ops", "postgresql:///?service=ops"),
         ("postgresql://", "postgresql://"),
         ("sqlite:///var/lib/x.sqlite3", "sqlite:///var/lib/x.sqlite3"),

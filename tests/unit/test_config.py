@@ -650,3 +650,19 @@ def test_a_subcommand_finds_the_same_ledger(place: Place) -> None:
 def test_line_only_options_are_those_that_make_no_sense_in_a_file() -> None:
     """Everything else may stand in a file."""
     assert {name for name, o in OPTIONS.items() if o.where == LINE_ONLY} == _NO_SETTING
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p@ss@h/db",
+        "postgresql://u:p/ss@h/db",
+        "postgresql://u:p?ss@h/db",
+    ],
+)
+def test_a_login_that_could_be_misread_is_refused(place: Place, url: str) -> None:
+    """What follows an unescaped @, / or ? would be taken for a host or a database, and shown."""
+    place.env["GUARDRUN_LEDGER_URL"] = url
+    said = place.refused()
+    assert "%40" in said
+    assert "ss" not in said.replace("password", "")
