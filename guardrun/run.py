@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 
 from guardrun import kernel
-from guardrun.core import policy
+from guardrun.core import account, policy
+from guardrun.core.account import Ending, Held
 from guardrun.errors import DeadlineReached, GuardrunError, StoreUnavailable, ToldToStop
 from guardrun.lean import NamedTuple
 from guardrun.model import Attempt, Busy, Claim, Outcome, Refusal
@@ -23,24 +24,13 @@ if TYPE_CHECKING:
 
     from guardrun.command import Command
     from guardrun.ledger.spool import Spool
-    from guardrun.model import Grant, Holder, KeySpec, Plan, Run
+    from guardrun.model import Holder, KeySpec, Plan, Run
     from guardrun.ports import Lock, Rng, RunLedger
     from guardrun.report.log import Log
-    from guardrun.supervisor.execute import Execution
     from guardrun.supervisor.loop import Loop
 
 _TOLD = 0.3
 """s that a run which was told to stop tries to record its outcome before it goes to the spool"""
-
-
-class Ending(NamedTuple):
-    """How a run ends."""
-
-    result: str
-    exit_code: int
-    reason: str | None = None
-    die_by: int | None = None
-    held_by: Holder | None = None
 
 
 class Tools(NamedTuple):
@@ -53,14 +43,6 @@ class Tools(NamedTuple):
     ledger: RunLedger | None
     spool: Spool | None
     command: Command
-
-
-class Held(NamedTuple):
-    """What the first two steps got hold of."""
-
-    grant: Grant | None = None
-    waited: float | None = None
-    claim: Claim | None = None
 
 
 def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
@@ -88,7 +70,8 @@ def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
             ending = Ending("store_unavailable", down.exit_code, str(down))
         except (GuardrunError, OSError) as error:  # OSError: no descriptors are left, say
             ending = fault(error, tools, attempts)
-        outcome = account(plan, me, tools, held, attempts, ending, kernel.now() - begun)
+        captured, took = tools.command.captured(), kernel.now() - begun
+        outcome = account.outcome(plan, me, held, attempts, ending, captured, time.time(), took)
         outcome = persist(plan, outcome, tools)
         outcome = show_output(outcome, tools)
         tools.log.emit(events.run_finished(time.time(), outcome))
@@ -271,7 +254,9 @@ def execute(plan: Plan, me: Run, tools: Tools, held: Held, attempts: list[Attemp
         ended = execution.ended
         verdict = policy.judge(ended, spec)
         again = execution.told is None and policy.worth_retrying(ended, number, spec)
-        attempts.append(attempt(number, execution, verdict))
+        attempts.append(
+            account.attempt(number, ended, verdict, execution.started_at, execution.duration)
+        )
         try:
             again = again and afford_retry(me, tools, plan, number)
             if again:
@@ -300,20 +285,6 @@ def execute(plan: Plan, me: Run, tools: Tools, held: Held, attempts: list[Attemp
 
 
 _CAUSE_CODES = {"timeout": 124, "deadline": 124, "lease_lost": 74, "warden_lost": 70}
-
-
-def attempt(number: int, execution: Execution, verdict: policy.Verdict) -> Attempt:
-    """Put together what is recorded of one execution."""
-    ended = execution.ended
-    return Attempt(
-        number,
-        execution.started_at,
-        execution.duration,
-        verdict.result,
-        ended.exit_code,
-        ended.signal,
-        verdict.reason,
-    )
 
 
 def afford_retry(me: Run, tools: Tools, plan: Plan, number: int) -> bool:
@@ -345,39 +316,6 @@ def told_to_stop(signum: int) -> Ending:
 
 
 # ---------------------------------------------------------------- 4. the outcome
-
-
-def account(
-    plan: Plan,
-    me: Run,
-    tools: Tools,
-    held: Held,
-    attempts: list[Attempt],
-    ending: Ending,
-    duration: float,
-) -> Outcome:
-    """Put together what is recorded, logged, and turned into an exit code."""
-    last = attempts[-1] if attempts else None
-    return Outcome(
-        run=me,
-        result=ending.result,
-        exit_code=ending.exit_code if ending.die_by is None else 128 + ending.die_by,
-        finished_at=time.time(),
-        duration=duration,
-        die_by=ending.die_by,
-        signal=last.signal if last else None,
-        command_code=last.exit_code if last else None,
-        reason=ending.reason,
-        attempts=tuple(attempts),
-        claim=held.claim,
-        held=held.grant is not None,
-        fence=held.grant.fence if held.grant else None,
-        held_by=ending.held_by,
-        lock_wait=held.waited,
-        key_ttl=plan.key.ttl,
-        lease_lost=ending.result == "lease_lost",
-        captured=tools.command.captured(),
-    )
 
 
 def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:

@@ -77,7 +77,11 @@ class Link:
         theirs.close()
         self._started += 1
         self._spare.add(pid)
-        self._pidfd = os.pidfd_open(pid)
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            os.kill(pid, signal.SIGKILL)  # our own child, and not reaped yet
+            raise StoreUnavailable(f"the keeper cannot be watched: {error.strerror}") from error
         self._end = ours
         self._working = False
 

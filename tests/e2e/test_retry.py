@@ -320,7 +320,7 @@ def test_nothing_is_left_after_a_timeout(host: Host, mark: str) -> None:
     code = f"while :; do sleep {mark}; done"
     tree = counting_tree(host, mark)
     result = host.run(
-        *("--retries", "2", "--timeout", "1s", "--kill-after", "100ms", *FAST),
+        *("--retries", "2", "--timeout", "2s", "--kill-after", "100ms", *FAST),
         *("--", "sh", "-c", f'"$@"; {code}', "sh", *tree),
     )
     assert result.code == 124
