@@ -13,8 +13,9 @@ from bench.scene import Scene
 from bench.stats import Row, Section
 from bench.subjects import Subject
 
-_REST, _SETTLED = 0.15, 1.0
-"""s without a wake-up, after which a subject has come to rest; s for those that never do"""
+_REST, _SETTLED = 0.4, 1.5
+"""s without a wake-up, after which a subject has come to rest (a keeper lets go of its connection
+0.25 s after it was last used); s for those that never do"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def _settle(runs: Iterable[_Run]) -> None:
         now = sum(run.wakeups() for run in runs)
         if now != before:
             before, rest = now, time.monotonic() + _REST
-        time.sleep(_REST / 10)
+        time.sleep(_REST / 20)
 
 
 def measure(

@@ -12,10 +12,24 @@ from pathlib import Path
 if __name__ == "__main__":  # bench/ is a package beside guardrun's, and not installed with it
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench import crash, handoff, machine, memory, process, scene, startup, subjects, table
+from bench import (
+    crash,
+    handoff,
+    ledger,
+    machine,
+    memory,
+    postgres,
+    process,
+    scene,
+    startup,
+    subjects,
+    table,
+)
 from bench.mark import Stuck
+from bench.postgres import Server
 from bench.scene import Scene, Unusable
 from bench.stats import Section
+from guardrun.errors import GuardrunError
 
 
 @dataclass(frozen=True)
@@ -29,36 +43,65 @@ class Rounds:
     waiters: tuple[int, ...]
     idle: float
     """s"""
+    runs: tuple[int, ...]
+    """that the ledgers hold; the first holds none"""
+    pairs: int
+    queries: int
 
 
-DEFAULT = Rounds(startup=25, memory=3, handoff=25, crash=10, waiters=(2, 50), idle=5.0)
-QUICK = Rounds(startup=2, memory=1, handoff=3, crash=1, waiters=(2,), idle=0.5)
+DEFAULT = Rounds(
+    startup=25,
+    memory=3,
+    handoff=25,
+    crash=10,
+    waiters=(2, 50),
+    idle=5.0,
+    runs=(0, 100_000, 1_000_000),
+    pairs=200,
+    queries=7,
+)
+QUICK = Rounds(
+    startup=2,
+    memory=1,
+    handoff=3,
+    crash=1,
+    waiters=(2,),
+    idle=0.5,
+    runs=(0, 1000),
+    pairs=10,
+    queries=1,
+)
 
 
-def measure(here: Scene, found: Sequence[subjects.Subject], rounds: Rounds) -> Iterator[Section]:
+def measure(
+    here: Scene, found: Sequence[subjects.Subject], server: Server | None, rounds: Rounds
+) -> Iterator[Section]:
     """Every section of the table, as soon as it is known."""
-    guardruns = subjects.guardruns(here.guardrun)
+    remote = server.ledger(here, "bench") if server else ""
+    guardruns = subjects.guardruns(here.guardrun, remote)
     yield from startup.measure(here, [*found, *guardruns], rounds.startup)
-    full = [subject for subject in guardruns if subject.full]
-    yield from memory.measure(here, [*found, *full], rounds.memory, rounds.idle)
+    whole = [subject for subject in guardruns if subject.full or subject.ledger]
+    yield from memory.measure(here, [*found, *whole], rounds.memory, rounds.idle)
     locks = [subject for subject in found if subject.name == "flock"]
     locks += subjects.waiters(here.guardrun)
     for waiters in rounds.waiters:
         yield from handoff.measure(here, locks, waiters, rounds.handoff)
     yield from crash.measure(here, locks, rounds.crash)
+    yield from ledger.measure(here, server, rounds.runs, rounds.pairs, rounds.queries)
 
 
 def main() -> int:
     given = _arguments()
     before = machine.load()
-    process.adopt_orphans()
     try:
         with scene.directory(given.place) as name:
+            server, missing = _server(Path(name).parent)
+            process.adopt_orphans()
             try:
-                facts, sections = _measure_in(Path(name), given, before)
+                facts, sections = _measure_in(Path(name), given, server, missing, before)
             finally:
                 process.kill_all()
-    except (Unusable, Stuck) as error:
+    except (Unusable, Stuck, GuardrunError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     print(table.text(sections), facts[-1], sep="\n")
@@ -67,16 +110,31 @@ def main() -> int:
     return 0
 
 
+def _server(place: Path) -> tuple[Server | None, list[str]]:
+    """The Postgres, or what to say of it among the peers that are missing."""
+    try:
+        return postgres.start(place), []
+    except postgres.Missing as error:
+        return None, [f"Postgres ({error})"]
+
+
 def _measure_in(
-    place: Path, given: argparse.Namespace, before: float
+    place: Path,
+    given: argparse.Namespace,
+    server: Server | None,
+    missing: Sequence[str],
+    before: float,
 ) -> tuple[list[str], list[Section]]:
     guardrun = given.guardrun or scene.install(place)
     here = Scene.lay(place, str(Path(guardrun).absolute()))
-    found, missing = subjects.peers()
-    facts = machine.facts(here, before, missing)
+    found, absent = subjects.peers()
+    facts = machine.facts(here, before, [*absent, *missing])
+    if server:
+        facts.insert(2, server.fact())
     print(*facts, "", sep="\n", flush=True)
     begun = time.monotonic()
-    sections = _collect(here, measure(here, found, QUICK if given.quick else DEFAULT))
+    rounds = QUICK if given.quick else DEFAULT
+    sections = _collect(here, measure(here, found, server, rounds))
     facts.append(f"measured in {time.monotonic() - begun:.0f} s")
     return facts, sections
 

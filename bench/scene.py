@@ -30,7 +30,7 @@ def clean(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environ.items()
-        if not name.startswith(("PYTHON", "GUARDRUN_", "PARALLEL"))
+        if not name.startswith(("PYTHON", "GUARDRUN_", "PARALLEL", "PG"))
     }
 
 
@@ -139,9 +139,12 @@ class Scene:
     ) -> Process:
         """Start COMMAND under a subject, with a directory of locks."""
         where = str(locks or self.place / "locks")
+        own = {"GUARDRUN_LOCK_DIR": where}
+        if subject.ledger:
+            own["GUARDRUN_LEDGER_URL"] = subject.ledger
         return Process(
             subject.line(next(self.numbers), where, command),
-            self.env | {"GUARDRUN_LOCK_DIR": where},
+            self.env | own,
             self.null if stdout is None else stdout,
             self.stderr,
             self.tool.clock,

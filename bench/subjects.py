@@ -20,6 +20,8 @@ PSS = Budget(60)
 WAKEUPS = Budget(0)
 HANDOFF = Budget(10)
 TAKEOVER = Budget(500)
+GROWN = Budget(1.3, relative=True)
+QUERY = Budget(500)
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Subject:
     guardrun: bool = False
     full: bool = False
     """host lock, key and SQLite: what the budgets of time are about"""
+    ledger: str = ""
+    """URL of its ledger, where that is not the file; it goes through the environment, because an
+    option with a password in it is refused"""
 
     def line(self, number: int, locks: str, command: Sequence[str]) -> list[str]:
         """Its command line for run ``number``."""
@@ -62,15 +67,24 @@ _LOCK, _KEY, _SILENT = ("--lock", "bench"), ("--key", "bench-@"), ("--log-to", "
 _NO_LEDGER = ("--ledger-url", "none:")
 
 
-def guardruns(program: str) -> list[Subject]:
-    """The settings of guardrun that its start is measured with, the costly last."""
-    return [
+def guardruns(program: str, postgres: str = "") -> list[Subject]:
+    """The settings of guardrun that its start is measured with, the costly last.
+
+    ``postgres`` is the URL of a ledger there; without it those settings are left out.
+    """
+    found = [
         _setting(program, ", no ledger", *_NO_LEDGER),
         _setting(program, ""),
         _setting(program, " --lock", *_LOCK),
         _setting(program, " --lock --key", *_LOCK, *_KEY, full=True),
         _setting(program, " --lock --key --log-to none", *_LOCK, *_KEY, *_SILENT, full=True),
     ]
+    if postgres:
+        found += [
+            _setting(program, ", Postgres", ledger=postgres),
+            _setting(program, " --lock --key, Postgres", *_LOCK, *_KEY, ledger=postgres),
+        ]
+    return found
 
 
 def waiters(program: str) -> list[Subject]:
@@ -82,5 +96,8 @@ def waiters(program: str) -> list[Subject]:
     ]
 
 
-def _setting(program: str, name: str, *options: str, full: bool = False) -> Subject:
-    return Subject(f"guardrun{name}", (program, *options, "--"), guardrun=True, full=full)
+def _setting(
+    program: str, name: str, *options: str, full: bool = False, ledger: str = ""
+) -> Subject:
+    words = (program, *options, "--")
+    return Subject(f"guardrun{name}", words, guardrun=True, full=full, ledger=ledger)

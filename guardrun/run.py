@@ -340,7 +340,7 @@ def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:
         problem = f"told to stop by {signal_name(told.signum)} while recording"
         outcome = outcome._replace(die_by=told.signum, exit_code=128 + told.signum)
     except GuardrunError as down:  # also a URL that turns out to make no sense
-        problem = str(down)
+        problem = (outcome.result == "store_unavailable" and outcome.reason) or str(down)
     try:
         spool.keep(outcome)
         tools.log.emit(events.outcome_spooled(time.time(), problem))

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import servers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import eventually
 
-from bench import scene, table
+from bench import fill, ledger, postgres, proc, scene, table
 from bench.mark import Mark, Marks
 from bench.stats import TIMES, Budget, Row, Section, quantile
 from bench.subjects import Subject, guardruns, waiters
+from guardrun import kernel
+from guardrun.ledger import postgres_schema
+from guardrun.ledger.records import Filter, RunRecord
 
 SAMPLES = st.lists(st.floats(0, 1e6), min_size=1, max_size=50)
 
@@ -159,7 +166,7 @@ def test_a_command_line_has_its_number_and_its_locks() -> None:
 
 def test_each_setting_has_a_name_of_its_own() -> None:
     """Samples are gathered by name: two settings with one name would be mixed up."""
-    for group in (guardruns("guardrun"), waiters("guardrun")):
+    for group in (guardruns("guardrun", "postgresql:///x"), waiters("guardrun")):
         assert len({one.name for one in group}) == len(group)
         assert all(one.line(1, "", ("true",))[-2:] == ["--", "true"] for one in group)
 
@@ -171,6 +178,7 @@ def test_the_environment_measured_in_changes_nothing() -> None:
         "PYTHONDONTWRITEBYTECODE": "1",
         "GUARDRUN_LOG_TO": "stderr",
         "PARALLEL": "-j9",
+        "PGSERVICE": "production",
     }
     assert scene.clean(given_) == {"PATH": "/bin"}
 
@@ -196,3 +204,117 @@ def test_marks_that_arrive_in_pieces_are_put_together(tmp_path: Path) -> None:
     assert marks.wait("s") == [Mark("s", 8, 11)]
     os.close(pipe)
     marks.close()
+
+
+def test_a_ledger_in_postgres_is_named_by_the_environment() -> None:
+    """Without a server its settings are left out; with one no command line shows its password."""
+    url = "postgresql://me:secret@h/bench"
+    remote = [one for one in guardruns("guardrun", url) if one.ledger]
+    assert len(remote) == 2
+    assert {one.ledger for one in remote} == {url}
+    assert not any("secret" in word for one in remote for word in one.line(1, "", ("true",)))
+    assert not any(one.ledger for one in guardruns("guardrun"))
+
+
+def test_who_left_the_session_is_still_of_the_family() -> None:
+    """Memory is counted of all processes below, wherever their session; COMMAND's is left out."""
+    script = "setsid sleep 600 & echo $!; sleep 600 & echo $!; wait"
+    shell = subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, text=True)
+    assert shell.stdout is not None
+    away, command = (int(shell.stdout.readline()) for _ in range(2))
+    eventually(lambda: os.getsid(away) == away, what="setsid")
+    found = proc.family(shell.pid, without=command)
+    for pid in (away, command):
+        os.kill(pid, 9)
+    shell.communicate()
+    assert sorted(found) == sorted([shell.pid, away])
+
+
+RUNS = 2000
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> fill.Filled:
+    """A file with some runs."""
+    return fill.sqlite(tmp_path_factory.mktemp("filled"), RUNS)
+
+
+@pytest.fixture(scope="module")
+def remote() -> fill.Filled:
+    """A database with as many."""
+    url = servers.database(servers.postgres_url())
+    postgres_schema.migrate(url, kernel.now() + 60)
+    return fill.postgres(url, RUNS)
+
+
+def recorded(filled: fill.Filled) -> list[RunRecord]:
+    """All runs, oldest first."""
+    records = filled.records()
+    try:
+        return list(records.runs(Filter()))[::-1]
+    finally:
+        records.close()
+
+
+def test_a_filled_ledger_is_like_one_in_use(tmp_path: Path) -> None:
+    """Most runs succeeded, each other has a key, its jobs and hosts are many, and all are told."""
+    runs = recorded(fill.sqlite(tmp_path, RUNS))
+    assert len({run.job_id for run in runs}) == len(runs) == RUNS
+    assert 0.88 < sum(run.result == "success" for run in runs) / RUNS < 0.92
+    assert sum(run.key is not None for run in runs) == RUNS / 2
+    assert len({run.job for run in runs}) == 20
+    assert {run.attempts for run in runs} == {0, 1, 3}
+    assert [run.job_id for run in runs] == sorted(run.job_id for run in runs)
+
+
+def test_both_ledgers_are_filled_alike(embedded: fill.Filled, remote: fill.Filled) -> None:
+    """What is compared between the stores was asked of the same runs."""
+
+    def told(run: RunRecord) -> tuple[object, ...]:
+        return (*run[1:5], run.argv, run.fingerprint, run.key, *run[15:24])
+
+    assert [told(run) for run in recorded(embedded)] == [told(run) for run in recorded(remote)]
+
+
+@pytest.mark.parametrize("store", ["embedded", "remote"])
+def test_every_question_has_an_answer(store: str, request: pytest.FixtureRequest) -> None:
+    """Each query finds something in a filled ledger, and each round asks it once."""
+    section = ledger.queries(request.getfixturevalue(store), 2)
+    assert all(len(row.samples) == 2 for row in section.rows)
+
+
+def test_claims_are_compared_with_those_of_an_empty_ledger(tmp_path: Path) -> None:
+    """The empty ledger has no budget and is the base; what was claimed is recorded as finished."""
+    grown, empty = tmp_path / "grown", tmp_path / "empty"
+    for directory in (grown, empty):
+        directory.mkdir()
+    filled = [fill.sqlite(empty, 0), fill.sqlite(grown, RUNS)]
+    section = ledger.claims(filled, 3)
+    assert [row.budget is None for row in section.rows] == [True, False]
+    assert section.ratio(section.rows[0]) == 1
+    new = recorded(filled[0])
+    assert new and all(run.result == "success" for run in new)
+    assert len(recorded(filled[1])) == RUNS + len(new)
+
+
+def test_the_server_ends_with_the_benchmark() -> None:
+    """It keeps what it says while the benchmark lives; then nothing of it is left."""
+    servers.find_binaries(servers.POSTGRES)
+    script = """
+import psycopg, sys
+from pathlib import Path
+from bench import postgres
+server = postgres.start(Path("/tmp"))
+with psycopg.connect(server.url) as connection:
+    print(server.directory, connection.execute("SHOW fsync").fetchone()[0])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        cwd=Path(postgres.__file__).parent.parent,
+    )
+    directory, fsync = done.stdout.split()
+    assert fsync == "on"
+    eventually(lambda: not Path(directory).exists(), 60, "the server to end")
