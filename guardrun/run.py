@@ -340,7 +340,9 @@ def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:
         problem = f"told to stop by {signal_name(told.signum)} while recording"
         outcome = outcome._replace(die_by=told.signum, exit_code=128 + told.signum)
     except GuardrunError as down:  # also a URL that turns out to make no sense
-        problem = (outcome.result == "store_unavailable" and outcome.reason) or str(down)
+        problem = str(down)
+        if outcome.result == "store_unavailable":  # why is known; this time nobody waited
+            problem = outcome.reason or problem
     try:
         spool.keep(outcome)
         tools.log.emit(events.outcome_spooled(time.time(), problem))
