@@ -214,7 +214,7 @@ def _check_login(rest: str) -> None:
     """Refuse a login from which a part would be taken for something else, and be shown."""
     authority, _, path = rest.partition("/")
     login = authority.rpartition("@")[0]
-    if "@" in login or "?" in login or "@" in path.partition("?")[0]:
+    if "@" in login or "?" in login or "@" in path:
         raise ValueError(
             "the user or password in the URL has an unescaped @, / or ?: "
             "write %40 for @, %2F for /, %3F for ?"
