@@ -156,7 +156,9 @@ class Channel:
         memory = -1
         if len(data) > _PACKET:
             memory = os.memfd_create("guardrun")
-            os.write(memory, data)
+            rest = memoryview(data)
+            while rest:  # ulimit -f cuts a write short, and fails the next
+                rest = rest[os.write(memory, rest) :]
             data, fds = b"", (memory, *fds)
         try:
             rights = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in fds)
@@ -172,11 +174,14 @@ class Channel:
     def receive(self) -> tuple[tuple[object, ...], tuple[int, ...]] | None:
         """Receive one message and its descriptors; ``None`` when the other end is closed."""
         try:
-            data, control, flags, _ = self._end.recvmsg(
-                _PACKET + 1024, _socket.CMSG_SPACE(_MAX_FDS * _INT), _socket.MSG_CMSG_CLOEXEC
-            )
+            data, control, flags, _ = self._read()
         except ConnectionResetError:
-            return None
+            # The other end was closed with a message of ours unread. Linux says so once, before
+            # it hands out what that end had sent before: unix_release_sock().
+            try:
+                data, control, flags, _ = self._read()
+            except ConnectionResetError:
+                return None
         if not data:
             return None
         if flags & _socket.MSG_CTRUNC:  # going on without them would be going on without the lock
@@ -197,6 +202,11 @@ class Channel:
 
     def close(self) -> None:
         self._end.close()
+
+    def _read(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+        return self._end.recvmsg(
+            _PACKET + 1024, _socket.CMSG_SPACE(_MAX_FDS * _INT), _socket.MSG_CMSG_CLOEXEC
+        )
 
     def _packed(self, value: Any) -> Any:
         # A list stands for one of our values and nothing else: the kind's number, then the fields.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from guardrun.report.log import Log
     from guardrun.supervisor.loop import Loop
 
-_TOLD = 0.3
+_TOLD = 0.25
 """s that a run which was told to stop tries to record its outcome before it goes to the spool"""
 
 

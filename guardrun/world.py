@@ -8,6 +8,7 @@ import time
 from guardrun import cli, identity, kernel, safety
 from guardrun.chance import Chance
 from guardrun.command import Command
+from guardrun.errors import StoreUnavailable
 from guardrun.ledger.spool import open_spool
 from guardrun.report.log import Log
 from guardrun.run import Tools, run
@@ -98,7 +99,10 @@ def _ledger(
     ours, wardens = channel.pair()
     term = Term()
     link = Link(ours, term, connect, spool, rng, plan.key.claim_ttl, plan.exec.kill_after, spare)
-    link.start()
+    try:
+        link.start()
+    except StoreUnavailable:
+        pass  # the first question starts it, or says why not
     loop.keeper = link
     return LedgerProxy(link, loop, rng), spool, Bond(term, wardens)
 

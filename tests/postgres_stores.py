@@ -19,11 +19,11 @@ from ledgers import Clock
 
 from guardrun import kernel
 from guardrun.ledger.postgres import PostgresLedger
-from guardrun.ledger.postgres_schema import migrate
 from guardrun.ledger.records import Filter, RunRecord, run_record
 from guardrun.ledger.rows import CUT_OFF
 from guardrun.ledger.text import plain
 from guardrun.model import Run
+from guardrun.postgres.schema import migrate
 
 
 def due(seconds: float = 10.0) -> float:

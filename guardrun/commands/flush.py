@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from guardrun import kernel
+from guardrun.address import address, spool_name
 from guardrun.commands import objects, stores, table
 from guardrun.errors import StoreOutdated, StoreUnavailable
-from guardrun.ledger.address import address, spool_name
 from guardrun.ledger.spool import NAME, Spool, open_spool
 from guardrun.model import LedgerSpec
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from guardrun.ports import Ledger
 
 _LEFT = 1
+_OUTPUT = 3600.0
+"""s that much output on a slow link may take"""
 
 
 class _Elsewhere(NamedTuple):
@@ -51,12 +54,13 @@ def flush(spec: LedgerSpec, as_json: bool) -> int:
 def _flush(spec: LedgerSpec, spool: Spool) -> tuple[int, int]:
     """(recorded, left): the ledger is opened only if something waits."""
     waiting = len(spool.entries())
-    if not waiting:
+    if not waiting and not spool.late():
         return 0, 0
     unreadable = len(spool.damaged())
     ledger = stores.open_ledger(spec)
     try:
         newer = _insist(spec, spool, ledger, waiting)
+        spool.complete(ledger, kernel.now() + _OUTPUT)
     finally:
         ledger.close()
     # Counted by what is gone: some may have been recorded before a try that failed.

@@ -26,7 +26,7 @@ def migrate(spec: LedgerSpec, as_json: bool) -> None:
         else:
             click.echo("the ledger is an SQLite file, which needs no migration")
         return
-    from guardrun.ledger import postgres_schema
+    from guardrun.postgres import schema as postgres_schema
 
     planned = stores.patiently(spec, lambda due: postgres_schema.pending(spec.url, due))
     if planned.names and not as_json:

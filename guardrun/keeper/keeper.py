@@ -4,7 +4,8 @@ It answers the supervisor's questions one after the other, and renews what it ho
 asked or not. It is in a session of its own and ignores what ends a job (systemd signals a whole
 cgroup, Ctrl-Z a whole group), because a lease must outlive COMMAND:
 
-- the supervisor says ``Release``: the run is over;
+- the supervisor says ``Release``: the run is over. What the ledger has not been told by then,
+  because it did not answer in time, the keeper goes on telling it for a while;
 - the supervisor is gone without it: what is held stays held until warden or backstop say that
   nothing of COMMAND is alive. Then the run is recorded as interrupted. If they are gone without
   that word as well, nobody knows, and only the ttl may end the claim.
@@ -19,7 +20,7 @@ import os
 import select
 import signal
 
-from guardrun import channel, kernel
+from guardrun import channel, errors, kernel
 from guardrun.core import lease
 from guardrun.errors import GuardrunError, StoreUnavailable
 from guardrun.keeper import messages
@@ -27,8 +28,10 @@ from guardrun.model import Claim
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from guardrun.ledger.spool import Spool
-    from guardrun.model import Refusal, Run
+    from guardrun.model import Outcome, Refusal, Run
     from guardrun.ports import RemoteLedger, Rng
     from guardrun.term import Term
 
@@ -38,7 +41,7 @@ _IDLE = 0.25
 _UNASKED = 5.0
 """s that one request may take that nobody waits for"""
 _LAST_WORD = 60.0
-"""s to record the end of a run whose supervisor was killed"""
+"""s to record what the supervisor could not wait for, or its own death kept it from"""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 """s"""
 
@@ -67,6 +70,10 @@ class Keeper:
         self._grace = grace
         self._timer = kernel.Timer()
         self._run: Run | None = None
+        self._asked: Run | None = None
+        """whose claim may have been committed without our hearing of it"""
+        self._untold: Outcome | None = None
+        """what the ledger did not take so far"""
         self._lease: lease.Lease | None = None
         self._renew_at = _NEVER
         self._idle_at = _NEVER
@@ -115,13 +122,14 @@ class Keeper:
                 except GuardrunError:
                     self._run = run  # the outcome is stored as a whole; the row is for who looks
             case messages.Release(executed):
-                if self._lease is not None and not executed:
-                    self._give_back()
+                self._tell_the_rest(executed)
                 return False
         self._idle_at = kernel.now() + _IDLE
         return True
 
     def _answer(self, serial: int, asked: object, due: float) -> messages.Answer | messages.Failed:
+        if isinstance(asked, messages.Finish):
+            self._untold = asked.outcome
         try:
             if kernel.now() >= due:
                 raise StoreUnavailable("the ledger's answer would come too late")
@@ -139,16 +147,20 @@ class Keeper:
                 case messages.Renew():
                     return messages.Answer(serial, self._renew())
         except GuardrunError as error:
-            return messages.Failed(serial, type(error).__name__, str(error))
+            return messages.Failed(serial, _public(error), str(error))
+        except (ValueError, OverflowError) as error:  # what no ledger has room for
+            return messages.Failed(serial, StoreUnavailable.__name__, str(error))
         raise AssertionError(asked)
 
     def _begin(self, asked: messages.Begin, due: float) -> Claim | Refusal:
         self._spool.flush(self._ledger, due)
         sent_at = kernel.now()
+        self._asked = asked.run
         said = self._ledger.begin(asked.run, asked.key, due)
         if isinstance(said, Claim):
             self._run = asked.run
             self._hold(sent_at)
+        self._asked = None
         return said
 
     # ------------------------------------------------------------ what is held
@@ -168,7 +180,7 @@ class Keeper:
             self._term.show_life(overdue_at)
 
     def _let_go(self) -> None:
-        self._run = self._lease = None
+        self._run = self._lease = self._asked = self._untold = None
         self._renew_at = _NEVER
         self._term.clear()
 
@@ -203,17 +215,25 @@ class Keeper:
             self._term.lose(kernel.now())
             self._tether.send(channel.Lost())
 
-    def _give_back(self) -> None:
-        assert self._run is not None
-        try:
-            self._ledger.give_back(self._run, kernel.now() + _UNASKED)
-        except GuardrunError:
-            pass  # the ttl does it
+    def _tell_the_rest(self, executed: bool) -> None:
+        """Nobody waits any more: have recorded what was not, so that the key need not lapse."""
+        outcome, run = self._untold, self._run or self._asked
+        if outcome is not None:
+            self._insist(lambda due: self._ledger.finish(outcome, due))
+        elif run is not None and executed:
+            self._insist(lambda due: self._ledger.interrupt(run, due))
+        if run is not None and run.key is not None and not executed:
+            self._insist(lambda due: self._ledger.give_back(run, due))
+        if self._spool.late():
+            self._insist(lambda _: self._spool.complete(self._ledger, kernel.now() + _LAST_WORD))
 
     # ------------------------------------------------------------ after the supervisor's death
 
     def _outlive(self) -> None:
         """Keep what is held while anything of COMMAND may be alive; then record the end."""
+        if self._run is None:
+            self._tell_the_rest(executed=False)  # it never heard of a claim
+            return
         poll = select.poll()
         poll.register(self._tether.fileno(), select.POLLIN)
         poll.register(self._timer.fd, select.POLLIN)
@@ -225,24 +245,32 @@ class Keeper:
                 if received is None:
                     return
                 if isinstance(received[0], channel.TreeDead):
-                    self._record_end(self._run)
+                    self._tell_the_rest(executed=True)
                     return
             if kernel.now() >= self._renew_at:
                 self._renew()
 
-    def _record_end(self, run: Run) -> None:
+    def _insist(self, tell: Callable[[float], object]) -> None:
+        """Tell the ledger something, jittered, for as long as the last word may take."""
         last = kernel.now() + _LAST_WORD
         pause = _FIRST_PAUSE
         poll = select.poll()
         poll.register(self._timer.fd, select.POLLIN)
         while (now := kernel.now()) < last:
             try:
-                self._ledger.interrupt(run, now + _UNASKED)
+                tell(now + _UNASKED)
                 return
             except StoreUnavailable:
                 self._timer.set(kernel.now() + self._rng.uniform(0, pause))
                 poll.poll()
                 pause = min(2 * pause, _LONGEST_PAUSE)
+            except (GuardrunError, ValueError, OverflowError):
+                return  # no asking again will help: the spool has it, and the ttl does the rest
+
+
+def _public(error: GuardrunError) -> str:
+    """The name of an error's class that the supervisor knows as well."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in vars(errors))
 
 
 def detach(kept: frozenset[int]) -> None:

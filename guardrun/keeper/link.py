@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 
 from guardrun import channel, errors, kernel
@@ -20,10 +21,18 @@ if TYPE_CHECKING:
     from guardrun.term import Term
 
 _NEVER = float("inf")
+_STUCK = "it was stuck"
 _ANSWER = 12.0
 """s; a keeper that works answers sooner, if only to say that the store does not"""
+_SLOW_LINK = 64 * 1024
+"""bytes a second"""
 _MOST = 5
-"""keepers that one run may wear out: more deaths are a fault, and none of theirs"""
+"""keepers in a row that may die young: then it is not an accident, and there are no more"""
+_YOUNG = 60.0
+"""s"""
+_PARTING = 0.1
+"""s that a keeper with nothing left to do has to end: what looks after its run next, an outer
+guardrun say, should not find it still there"""
 
 
 class Link:
@@ -55,15 +64,16 @@ class Link:
         self._spare = spare
         self._end: channel.Channel | None = None
         self._pidfd = -1
-        self._started = 0
+        self._deaths = 0
+        self._started_at = 0.0
         self._serial = 0
         self._working = False
         self._fault = "it was killed"
 
     def start(self) -> None:
         """Fork a keeper; raises StoreUnavailable when there have been too many."""
-        if self._started == _MOST:
-            raise StoreUnavailable(f"the keeper ended {_MOST} times: {self._fault}")
+        if self._deaths >= _MOST:
+            raise StoreUnavailable(f"the keeper ended {self._deaths} times: {self._fault}")
         try:
             ours, theirs = channel.pair(messages.KINDS)
             pid = os.fork()
@@ -75,7 +85,7 @@ class Link:
             finally:
                 os._exit(0)
         theirs.close()
-        self._started += 1
+        self._started_at = kernel.now()
         self._spare.add(pid)
         try:
             self._pidfd = os.pidfd_open(pid)
@@ -105,20 +115,21 @@ class Link:
 
     # ------------------------------------------------------------ questions
 
-    def ask(self, waiter: Waiter, asked: tuple[object, ...], due: float) -> object:
+    def ask(self, waiter: Waiter, asked: tuple[object, ...], due: float, size: int = 0) -> object:
         """Ask one question and wait for its answer, until ``due`` at the latest.
 
+        ``size`` is how many bytes the store is sent with it, which takes its time.
         Raises StoreUnavailable, and what the keeper said instead of an answer.
         """
         self._serial += 1
         serial = self._serial
-        limit = min(due, kernel.now() + _ANSWER)
+        limit = min(due, kernel.now() + _ANSWER + size / _SLOW_LINK)
         end = self._living()
         end.send(messages.Question(serial, asked, limit))  # type: ignore[arg-type]
         while True:
             if end.fileno() not in waiter.pause((end.fileno(),), limit):
                 if limit < due:
-                    self._replace("it was stuck")
+                    self._replace(_STUCK)
                 raise StoreUnavailable("the ledger has not answered in time")
             match self._receive():
                 case messages.Answer(number, value) if number == serial:
@@ -143,11 +154,19 @@ class Link:
                 self._replace(self._fault)
 
     def release(self, executed: bool) -> None:
-        """Tell the keeper that the run is over, and do not wait for it."""
+        """Tell the keeper that the run is over; do not wait for what it still has to tell."""
         end, self._end = self._end, None
-        if end is not None:
-            end.send(messages.Release(executed))
-            end.close()
+        if end is None:
+            return
+        end.send(messages.Release(executed))
+        end.close()
+
+    def part(self) -> None:
+        """Wait a moment for the end of a keeper that was released and has nothing left to do."""
+        if self._pidfd >= 0:
+            poll = select.poll()
+            poll.register(self._pidfd, select.POLLIN)
+            poll.poll(_PARTING * 1000)
 
     # ------------------------------------------------------------ while the supervisor waits
 
@@ -168,7 +187,7 @@ class Link:
     def check(self) -> None:
         """Replace a keeper that is stopped or stuck; the new one renews what the old one held."""
         if kernel.now() >= self.overdue_at():
-            self._replace("it was stuck")
+            self._replace(_STUCK)
 
     def _living(self) -> channel.Channel:
         if self._end is None:
@@ -192,6 +211,9 @@ class Link:
 
     def _replace(self, fault: str) -> None:
         self._fault = fault
+        if fault != _STUCK:
+            young = kernel.now() < self._started_at + _YOUNG
+            self._deaths = self._deaths + 1 if young else 1
         if self._end is not None:
             self._end.close()
             self._end = None

@@ -31,12 +31,15 @@ class LedgerProxy:
         self._link = link
         self._waiter = waiter
         self._rng = rng
-        self._executed = False
+        self._executed = self._recorded = False
         self._nap = _FIRST_NAP
 
     def prepare(self, due: float) -> None:
         """Wait until the keeper has loaded its drivers."""
-        self._link.await_work(self._waiter, due)
+        try:
+            self._link.await_work(self._waiter, due)
+        except StoreUnavailable:
+            pass  # whoever asks next is told
 
     def begin(self, run: Run, key: KeySpec, due: float = FOREVER) -> Claim | Refusal:
         """As the port says; the keeper records first what waits in the spool."""
@@ -58,8 +61,10 @@ class LedgerProxy:
     def finish(self, outcome: Outcome, due: float = FOREVER) -> bool:
         """As the port says."""
         self._executed = bool(outcome.attempts)
-        ours = bool(self._ask(messages.Finish(outcome), due))
+        size = sum(map(len, outcome.captured or ()))
+        ours = bool(self._link.ask(self._waiter, messages.Finish(outcome), due, size))
         self._link.held = None
+        self._recorded = True
         return ours
 
     def assure(self) -> bool:
@@ -87,6 +92,8 @@ class LedgerProxy:
     def close(self) -> None:
         """Let the keeper go; it ends by itself."""
         self._link.release(self._executed)
+        if self._recorded:
+            self._link.part()
 
     def _ask(self, asked: tuple[object, ...], due: float) -> Any:
         return self._link.ask(self._waiter, asked, due)

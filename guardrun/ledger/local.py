@@ -30,6 +30,7 @@ class LocalLedger(SqliteLedger):
     def begin(self, run: Run, key: KeySpec, due: float = FOREVER) -> Claim | Refusal:
         """Have the spool's outcomes recorded, then claim: what is in the spool decides as well."""
         self._spool.flush(self, due)
+        self._spool.complete(self, due)  # nothing is slow here
         return super().begin(run, key, due)
 
     def announce(self, run: Run, key: KeySpec, due: float) -> Claim | Refusal:

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from guardrun import kernel
+from guardrun import kernel, sql
 from guardrun.chance import Chance
 from guardrun.digest import sha256
 from guardrun.errors import StoreUnavailable
-from guardrun.ledger import postgres_schema, sql
 from guardrun.ledger.nap import Nap
-from guardrun.ledger.postgres_connection import connect, unavailable
 from guardrun.ledger.reasons import Found, refused, unmet
 from guardrun.ledger.rows import (
     CUT_OFF,
@@ -33,14 +31,16 @@ from guardrun.ledger.rows import (
 )
 from guardrun.ledger.text import plain
 from guardrun.model import FOREVER, Claim
+from guardrun.postgres import schema as postgres_schema
+from guardrun.postgres.connection import connect, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from psycopg.abc import Params
 
-    from guardrun.ledger.postgres_connection import Connection
     from guardrun.model import Budget, KeySpec, Outcome, Refusal, Run
+    from guardrun.postgres.connection import Connection
 
     Rows = list[tuple[Any, ...]]
 
@@ -48,6 +48,8 @@ _SQL = sql.statements("postgres", "run")
 
 _PATIENCE = 30.0
 """s for a call without a ``due``"""
+_SLOW_LINK = 64 * 1024
+"""bytes a second that any link is expected to carry"""
 _STATEMENT, _UPKEEP = 5.0, 25.0
 """s that one statement may take at most"""
 _IDLE_IN_TRANSACTION = 10.0
@@ -136,8 +138,10 @@ class PostgresLedger:
         unclaimed = outcome.claim is None and bool(outcome.attempts)
         if unclaimed and values["key"] is not None and values["state"] == "succeeded":
             statements.insert(0, (_SQL["unclaimed_success"], values))
+        # A large output takes its time, on the way and in one statement.
+        slow = sum(map(len, outcome.captured or ())) / _SLOW_LINK
         try:
-            found = self._transact(due, *statements)[-1]
+            found = self._transact(due, *statements, longest=_STATEMENT + slow)[-1]
             if not found:  # another process has just recorded it
                 (found,) = self._transact(due, (_SQL["was_stale"], values))
         except _Unstorable as error:
@@ -168,6 +172,8 @@ class PostgresLedger:
     def prune(self, runs_older: float, refusals_older: float, batch: int) -> int:
         """Delete at most ``batch`` runs and as many keys, and so on: how many rows went.
 
+        Locks without holder or waiter, in the same schema, are among them.
+
         The ages are seconds before now. Running rows and keys that block are never deleted.
         Call it until it returns 0. Takes the right to DELETE, which runs do not need.
         """
@@ -182,7 +188,7 @@ class PostgresLedger:
         gone = delete("runs", runs_older, batch)
         for result in REFUSALS:
             gone += delete("refusals", refusals_older, max(batch - gone, 0), result=result)
-        for name in ("keys", "completions", "budgets"):
+        for name in ("keys", "completions", "budgets", "leases"):
             gone += delete(name, runs_older, batch)
         return gone
 
@@ -281,12 +287,12 @@ class PostgresLedger:
 
         When this raises, it may have been committed all the same.
         """
-        due = min(due, kernel.now() + _PATIENCE)
+        due = min(due, kernel.now() + _PATIENCE + longest)
         connection = self._connection(due)
         connection.due = due
         limit = max(min(longest, due - kernel.now()), 0.1)
         limits = {
-            "lock_ms": _ms(limit * 0.8),
+            "lock_ms": _ms(min(limit, _STATEMENT) * 0.8),
             "statement_ms": _ms(limit),
             "idle_ms": _ms(_IDLE_IN_TRANSACTION),
         }

@@ -13,20 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from guardrun import kernel
+from guardrun import kernel, sql
 from guardrun.digest import sha256
-from guardrun.ledger import sql
-from guardrun.ledger.postgres_connection import connect, unavailable
-from guardrun.ledger.postgres_schema import check
 from guardrun.ledger.records import AttemptRecord, KeyRecord, run_record
 from guardrun.ledger.rows import CUT_OFF, microseconds
 from guardrun.ledger.text import plain
+from guardrun.postgres.connection import connect, unavailable
+from guardrun.postgres.schema import check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from guardrun.ledger.postgres_connection import Connection
     from guardrun.ledger.records import Filter, RunRecord
+    from guardrun.postgres.connection import Connection
 
     Values = Mapping[str, Any]
 

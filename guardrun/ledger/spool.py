@@ -12,8 +12,8 @@ import errno
 import os
 
 from guardrun import safety
+from guardrun.address import address, spool_name
 from guardrun.errors import StoreOutdated, StoreUnavailable
-from guardrun.ledger.address import address, spool_name
 from guardrun.model import FOREVER, Attempt, Captured, Claim, Holder, Outcome, Run
 
 TYPE_CHECKING = False
@@ -30,6 +30,9 @@ LIMIT = 64 << 20
 NAME = "ledger"
 """The file in a spool that names its ledger."""
 
+_LATE = ".late"
+_LARGE = 1 << 20
+"""bytes of output that a run records for others on its way to its own claim"""
 _VERSION = 1
 _VALUES = {kind.__name__: kind for kind in (Outcome, Run, Attempt, Claim, Holder, Captured)}
 _SCALARS = {"str": str, "int": int, "bool": bool}
@@ -99,8 +102,25 @@ class Spool:
         except FileNotFoundError:
             pass
 
+    def late(self) -> tuple[str, ...]:
+        """The paths of outcomes that are recorded but for their output, which takes its time."""
+        return self._paths(_LATE)
+
+    def complete(self, ledger: Ledger, due: float = FOREVER) -> None:
+        """Have the output of such outcomes recorded as well. Raises ``StoreUnavailable``."""
+        for path in self.late():
+            try:
+                ledger.finish(self.load(path), due)
+            except (OSError, ValueError, OverflowError, StoreOutdated):
+                _set_aside(path)
+            else:
+                self.remove(path)
+
     def flush(self, ledger: Ledger, due: float = FOREVER) -> tuple[int, int]:
         """Replay what waits, oldest first: (done, left); left is what only a newer version reads.
+
+        Of an outcome with much output only what decides is recorded: that must not keep others
+        from their claims. ``complete`` does the rest.
 
         A damaged file is renamed to ``….bad``. Raises ``StoreUnavailable`` when the ledger takes
         no more, or the spool cannot be read: whoever is about to claim a key must not go on then,
@@ -121,12 +141,16 @@ class Spool:
                 continue
             except OSError as error:
                 raise self._unreadable(error) from error
+            large = sum(map(len, outcome.captured or ())) > _LARGE
             try:
-                ledger.finish(outcome, due)
+                ledger.finish(outcome._replace(captured=None) if large else outcome, due)
             except (ValueError, OverflowError):  # numbers that no run can have
                 _set_aside(path)
                 continue
-            self.remove(path)
+            if large:
+                _rename(path, path.removesuffix(".json") + _LATE)
+            else:
+                self.remove(path)
             done += 1
         return done, newer
 
@@ -266,9 +290,13 @@ def _entry_size(entry: os.DirEntry[str]) -> int:
 
 
 def _set_aside(path: str) -> None:
+    _rename(path, os.path.splitext(path)[0] + ".bad")
+
+
+def _rename(path: str, to: str) -> None:
     try:
-        os.rename(path, path.removesuffix(".json") + ".bad")
-    except FileNotFoundError:
+        os.rename(path, to)
+    except FileNotFoundError:  # another process was faster
         pass
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import os
 
+from guardrun import sql
 from guardrun.blocking import BlockedChild
 from guardrun.errors import StoreUnavailable
-from guardrun.ledger import sql
 from guardrun.ledger.live import LiveFile
 from guardrun.ledger.rows import (
     CUT_OFF,
@@ -125,8 +125,8 @@ class SqliteLedger:
                     db.execute(_SQL["mark_stale"], {"job_id": run.job_id})
                 for attempt in outcome.attempts:
                     db.execute(_SQL["attempt"], attempt_values(run, attempt))
-                if outcome.captured is not None:
-                    db.execute(_SQL["output"], (run.job_id, *outcome.captured))
+            if outcome.captured is not None:  # also of one that was recorded without
+                db.execute(_SQL["output"], (run.job_id, *outcome.captured))
         self.live.let_go(run.job_id)
         self._prune_now_and_then(run.job_id)
         return ours

@@ -6,7 +6,7 @@ import os
 import stat
 
 from guardrun.errors import ConfigError, StoreOutdated, StoreUnavailable, UnsafePath
-from guardrun.ledger.sql import migrations
+from guardrun.sql import migrations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from guardrun.ledger import sql
+from guardrun import sql
 from guardrun.ledger.live import LiveFile
 from guardrun.ledger.sqlite_file import (
     close_for_writing,

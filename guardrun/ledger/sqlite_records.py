@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 
-from guardrun.ledger import sql
+from guardrun import sql
 from guardrun.ledger.live import LiveFile
 from guardrun.ledger.records import AttemptRecord, KeyRecord, run_record
 from guardrun.ledger.rows import CUT_OFF

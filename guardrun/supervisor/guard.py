@@ -103,6 +103,9 @@ class Guard:
         The warden's death makes the backstop end the tree: it must not be killed for that, or
         nobody would be left if we were, at this very moment. What it leaves comes to us.
         """
+        if not self._open:  # tried before, and something failed on the way
+            tree.kill_all(frozenset(self._spare))
+            return
         self._open = False
         if self._pidfd >= 0:
             _send(self._pidfd, signal.SIGKILL)
@@ -131,7 +134,10 @@ class Guard:
 
     def _backstop_ends(self, patience: tuple[int, ...]) -> bool:
         """Wait so many ms, and after each wake what somebody has stopped."""
-        pidfd = os.pidfd_open(self._backstop)
+        try:
+            pidfd = os.pidfd_open(self._backstop)
+        except OSError:  # no descriptor is left: there is no waiting without one
+            return False
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         for milliseconds in patience:

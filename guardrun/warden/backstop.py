@@ -20,8 +20,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from guardrun.term import Bond
 
-_STOPPED = 5000
-"""ms that a warden stays stopped"""
+_NEVER = float("inf")
+_STOPPED = 5.0
+"""s that a warden stays stopped"""
 _WARDENS_TURN = 500
 """ms that the warden has to end the tree when the supervisor is gone; it may be stopped"""
 
@@ -104,19 +105,20 @@ def _keep_until_death(kept: channel.Channel, supervisor: int, pid: int, warden: 
     poll = select.poll()
     for fd in (supervisor, warden, kept.fileno(), changes.fd):
         poll.register(fd, select.POLLIN)
+    timer = kernel.Timer()
+    poll.register(timer.fd, select.POLLIN)
     held: tuple[int, ...] = ()
-    patience: int | None = None
     while True:
-        ready = {fd for fd, _ in poll.poll(patience)}
+        ready = {fd for fd, _ in poll.poll()}
         if ready & {supervisor, warden}:
             return
-        if not ready:
+        if timer.fd in ready:
             os.kill(pid, signal.SIGCONT)
-        patience = None
+            timer.set(_NEVER)
         if changes.fd in ready:
             changes.read()
             if os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG) is not None:
-                patience = _STOPPED
+                timer.set(kernel.now() + _STOPPED)
         if kept.fileno() not in ready:
             continue
         received = kept.receive()

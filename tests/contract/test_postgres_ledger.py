@@ -24,12 +24,11 @@ from ledgers import answers, claimed, ended, make_run, refusal, refused, release
 from postgres_stores import PostgresStore, due
 from support import eventually
 
-from guardrun import kernel
+from guardrun import kernel, sql
 from guardrun.errors import ConfigError, StoreOutdated, StoreUnavailable
-from guardrun.ledger import sql
 from guardrun.ledger.postgres import PostgresLedger
-from guardrun.ledger.postgres_schema import SCHEMA, Migration, migrate, pending
 from guardrun.model import FOREVER, Attempt, Budget, Captured, KeySpec, Run
+from guardrun.postgres.schema import SCHEMA, Migration, migrate, pending
 
 DAY = 86400.0
 K = KeySpec("k")
@@ -152,7 +151,7 @@ def test_concurrent_migrations_are_one(database_url: str) -> None:
     script = """
 import sys
 from guardrun import kernel
-from guardrun.ledger.postgres_schema import migrate
+from guardrun.postgres.schema import migrate
 sys.stdin.readline()
 print(len(migrate(sys.argv[1], kernel.now() + 60).names))
 """
@@ -202,8 +201,8 @@ def test_a_migration_that_fails_changes_nothing(database_url: str) -> None:
     [
         ("DROP SCHEMA guardrun CASCADE", "run guardrun migrate"),
         ("DROP TABLE guardrun.schema_version", "run guardrun migrate"),
-        ("UPDATE guardrun.schema_version SET version = 0", "run guardrun migrate"),
-        (f"UPDATE guardrun.schema_version SET version = {SCHEMA + 1}", "upgrade guardrun"),
+        (f"DELETE FROM guardrun.schema_version WHERE version = {SCHEMA}", "run guardrun migrate"),
+        (f"INSERT INTO guardrun.schema_version VALUES ({SCHEMA + 1}, 'x')", "upgrade guardrun"),
     ],
 )
 def test_another_schema_is_refused(store: PostgresStore, change: str, remedy: str) -> None:
@@ -215,7 +214,7 @@ def test_another_schema_is_refused(store: PostgresStore, change: str, remedy: st
 
 def test_a_newer_schema_is_not_migrated(store: PostgresStore) -> None:
     """Nor is it said that it could be."""
-    store.sql(f"UPDATE guardrun.schema_version SET version = {SCHEMA + 1}")
+    store.sql(f"INSERT INTO guardrun.schema_version VALUES ({SCHEMA + 1}, 'later')")
     for ask in (pending, migrate):
         with pytest.raises(StoreOutdated, match="upgrade guardrun"):
             ask(store.url, due())
@@ -726,7 +725,15 @@ def test_the_documented_roles_suffice(roles: dict[str, str]) -> None:
         pass
     pruner.close()
     with psycopg.connect(roles["read"]) as connection:
-        for table in ("runs", "attempts", "outputs", "keys", "completions", "key_states"):
+        for table in (
+            "runs",
+            "attempts",
+            "outputs",
+            "keys",
+            "completions",
+            "key_states",
+            "leases_taken",
+        ):
             connection.execute(f"SELECT * FROM guardrun.{table}")
 
 
@@ -735,6 +742,12 @@ def test_the_documented_roles_suffice(roles: dict[str, str]) -> None:
     [
         ("run", "DELETE FROM guardrun.budgets"),
         ("run", "DELETE FROM guardrun.keys"),
+        ("run", "DELETE FROM guardrun.leases"),
+        ("run", "DELETE FROM guardrun.lease_holders"),
+        ("run", "DELETE FROM guardrun.lease_waiters"),
+        ("read", "UPDATE guardrun.leases SET fence = 0"),
+        ("read", "SELECT * FROM guardrun.lease_waiters"),
+        ("complete", "SELECT * FROM guardrun.leases_taken"),
         ("run", "TRUNCATE guardrun.runs"),
         ("run", "DROP TABLE guardrun.outputs"),
         ("run", "CREATE TABLE guardrun.more (x int)"),

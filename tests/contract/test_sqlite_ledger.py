@@ -28,8 +28,8 @@ from ledgers import (
     workers,
 )
 
+from guardrun import sql
 from guardrun.errors import StoreOutdated, StoreUnavailable, UnsafePath
-from guardrun.ledger import sql
 from guardrun.ledger.live import LiveFile
 from guardrun.ledger.sqlite_file import SCHEMA, connect
 from guardrun.model import FOREVER, Budget, Captured, KeySpec

@@ -13,8 +13,8 @@ from places import Place, new_database
 from proxy import Proxy
 from support import Host, finish
 
-from guardrun.ledger import sql
-from guardrun.ledger.postgres_schema import SCHEMA
+from guardrun import sql
+from guardrun.postgres.schema import SCHEMA
 
 NAMES = list(sql.migration_names("postgres"))
 

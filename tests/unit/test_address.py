@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from guardrun.ledger.address import address, spool_name
+from guardrun.address import address, spool_name
 
 
 @pytest.mark.parametrize(
@@ -12,25 +12,28 @@ from guardrun.ledger.address import address, spool_name
     [
         ("postgresql://u:secret@db:5433/ops?sslmode=require", "postgresql://db:5433/ops"),
         ("postgresql://other@db:5433/ops", "postgresql://db:5433/ops"),
-        ("postgresql://a,b:6432/ops?target_session_attrs=any", "postgresql://a,b:6432/ops"),
-        ("postgresql://[::1]:5432/ops", "postgresql://[::1]:5432/ops"),
+        ("postgresql://DB/ops", "postgresql://db:5432/ops"),
+        ("postgresql://db/?dbname=ops&port=5432", "postgresql://db:5432/ops"),
+        ("postgresql:///ops?host=db", "postgresql://db:5432/ops"),
+        ("postgresql://a,b:6432/ops?target_session_attrs=any", "postgresql://a:5432,b:6432/ops"),
+        ("postgresql://[::1]:5433/ops", "postgresql://[::1]:5433/ops"),
+        ("postgresql://u:se?cret@db/ops?port=1", "postgresql://db:1/ops"),
         (
-            "postgresql:///ops?host=/run/pg&port=5433&password=secret",
-            "postgresql:///ops?host=/run/pg&port=5433",
+            "postgresql:///ops?host=%2Frun%2Fpg&port=5433&password=secret",
+            "postgresql:///run/pg:5433/ops",
         ),
-        ("postgresql://u:se?cret@db/ops?port=1", "postgresql://db/ops?port=1"),
-        ("postgresql:///?service=ops", "postgresql:///?service=ops"),
-        ("postgresql://", "postgresql://"),
+        ("postgresql:///?service=ops", "postgresql://:5432/?service=ops"),
+        ("postgresql://", "postgresql://:5432/"),
         ("sqlite:///var/lib/x.sqlite3", "sqlite:///var/lib/x.sqlite3"),
     ],
 )
 def test_an_address_is_where_the_ledger_is(url: str, place: str) -> None:
-    """User, password and options are no part of it."""
+    """However it is written; user, password and options are no part of it."""
     assert address(url, {}) == place
 
 
 def test_libpqs_variables_stand_in_for_what_the_url_leaves_out() -> None:
-    """The same URL in another environment may be another ledger."""
+    """The same URL in another environment may be another ledger, and another URL the same."""
     environ = {
         "PGHOST": "db",
         "PGPORT": "6000",
@@ -38,9 +41,9 @@ def test_libpqs_variables_stand_in_for_what_the_url_leaves_out() -> None:
         "PGUSER": "u",
         "PGAPPNAME": "",
     }
-    assert address("postgresql://", environ) == "postgresql://?dbname=ops&host=db&port=6000"
+    assert address("postgresql://", environ) == "postgresql://db:6000/ops"
     assert address("postgresql://a:1/b", environ) == "postgresql://a:1/b"
-    assert address("postgresql://[::1]/b", environ) == "postgresql://[::1]/b?port=6000"
+    assert address("postgresql://[::1]/b", environ) == "postgresql://[::1]:6000/b"
 
 
 def test_every_ledger_has_a_directory_of_its_own_in_the_spool() -> None:

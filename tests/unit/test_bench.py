@@ -18,8 +18,8 @@ from bench.mark import Mark, Marks
 from bench.stats import TIMES, Budget, Row, Section, quantile
 from bench.subjects import Subject, guardruns, waiters
 from guardrun import kernel
-from guardrun.ledger import postgres_schema
 from guardrun.ledger.records import Filter, RunRecord
+from guardrun.postgres import schema as postgres_schema
 
 SAMPLES = st.lists(st.floats(0, 1e6), min_size=1, max_size=50)
 

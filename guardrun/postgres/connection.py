@@ -19,13 +19,16 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo
 
 from guardrun import kernel
+from guardrun.address import address
 from guardrun.errors import ConfigError, StoreOutdated, StoreUnavailable
-from guardrun.ledger.address import address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from psycopg.abc import RV, PQGen
+
+LEDGER, LEASES = "ledger", "lease store"
+"""what a server may be to us"""
 
 _CONNECT_WAIT = 5.0
 """s for one address of one host, where neither the URL nor PGCONNECT_TIMEOUT says otherwise"""
@@ -74,13 +77,15 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             raise
 
 
-def connect(url: str, due: float) -> Connection:
+def connect(url: str, due: float, store: str = LEDGER) -> Connection:
     """Connect by ``due`` (CLOCK_BOOTTIME), to the first host that takes us.
+
+    ``store`` is what the server is to us, for messages.
 
     Raises ``StoreUnavailable``, and ``ConfigError`` for a URL that cannot be read.
     """
-    given = _parameters(url)
-    wait = _connect_wait(given)
+    given = _parameters(url, store)
+    wait = _connect_wait(given, store)
     failures: list[str] = []
     try:
         for attempt in conninfo_attempts(given):
@@ -92,41 +97,41 @@ def connect(url: str, due: float) -> Connection:
                 if kernel.now() >= due:
                     break
     except psycopg.Error as error:  # a name that is unknown, a file that is not there
-        raise unavailable(url, error) from None
-    raise unavailable(url, psycopg.OperationalError("; ".join(failures)))
+        raise unavailable(url, error, store) from None
+    raise unavailable(url, psycopg.OperationalError("; ".join(failures)), store)
 
 
-def unavailable(url: str, error: psycopg.Error) -> StoreUnavailable:
+def unavailable(url: str, error: psycopg.Error, store: str = LEDGER) -> StoreUnavailable:
     """What an error means for people: what, why, what to do; without any password."""
     where = address(url, os.environ)
     code = error.sqlstate or _code(str(error))
     if code in _NO_SCHEMA:
         return StoreOutdated(
-            f"the ledger {where} has no schema of guardrun, or an older one: run guardrun migrate"
+            f"the {store} {where} has no schema of guardrun, or an older one: run guardrun migrate"
         )
     said = _one_line(error.diag.message_primary or str(error))
     for secret in _secrets(url):
         said = said.replace(secret, "***")
     remedy = _REMEDIES.get(code or "") or _REMEDIES.get((code or "")[:2]) or _TRY_AGAIN
-    return StoreUnavailable(f"the ledger {where}: {said}; {remedy}")
+    return StoreUnavailable(f"the {store} {where}: {said}; {remedy}")
 
 
 # ---------------------------------------------------------------- connecting
 
 
-def _parameters(url: str) -> dict[str, Any]:
+def _parameters(url: str, store: str) -> dict[str, Any]:
     """The URL's parameters, and ours where neither URL, environment nor service file has any."""
     base, _, query = url.partition("://")[2].partition("?")
     authority, _, path = base.partition("/")
     try:
         given = dict(conninfo_to_dict(url))
     except psycopg.Error:
-        raise _unreadable() from None
+        raise _unreadable(store) from None
     # A password with an unescaped @, / or ? would be taken for something else, and shown.
     split = authority.count("@") > 1 or "@" in path or ("@" not in authority and "@" in query)
     ports = str(given.get("port", "")).split(",")
     if split or not all(port.isdigit() or not port for port in ports):
-        raise _unreadable()
+        raise _unreadable(store)
     given.setdefault("fallback_application_name", "guardrun")
     given["client_encoding"] = "UTF8"
     if "service" in given or "PGSERVICE" in os.environ:
@@ -139,19 +144,19 @@ def _parameters(url: str) -> dict[str, Any]:
     return given
 
 
-def _unreadable() -> ConfigError:
+def _unreadable(store: str) -> ConfigError:
     return ConfigError(
-        "the ledger's URL cannot be read: write postgresql://USER@HOST:PORT/DATABASE, "
+        f"the {store}'s URL cannot be read: write postgresql://USER@HOST:PORT/DATABASE, "
         "and %40 for @, %3A for :, %2F for /, %3F for ? in names and passwords"
     )
 
 
-def _connect_wait(given: Mapping[str, Any]) -> float:
+def _connect_wait(given: Mapping[str, Any], store: str) -> float:
     text = str(given.get("connect_timeout", os.environ.get("PGCONNECT_TIMEOUT", "")))
     try:
         seconds = float(text or 0)
     except ValueError:
-        raise _unreadable() from None
+        raise _unreadable(store) from None
     return max(seconds, 2.0) if seconds > 0 else _CONNECT_WAIT  # as libpq reads it
 
 

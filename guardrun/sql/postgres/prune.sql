@@ -89,3 +89,25 @@ WITH gone AS (
     RETURNING true
 )
 SELECT count(*) FROM gone
+
+-- name: leases
+-- Locks that nobody holds or waits for. Their fences are not missed: the next is drawn from the
+-- clock. used_at is looked at again once the row is locked, should somebody just have got it.
+WITH gone AS (
+    DELETE FROM guardrun.leases
+     WHERE id = ANY (ARRAY (
+               SELECT id
+                 FROM guardrun.leases
+                WHERE used_at < clock_timestamp() - %(age_us)s * interval '1 microsecond'
+                  AND NOT EXISTS (SELECT FROM guardrun.leases_taken WHERE lease_id = id)
+                  AND NOT EXISTS (SELECT FROM guardrun.leases_queue WHERE lease_id = id)
+                ORDER BY used_at
+                LIMIT %(batch)s
+                  FOR UPDATE SKIP LOCKED))
+    RETURNING id
+), places AS (
+    DELETE FROM guardrun.lease_holders WHERE lease_id = ANY (ARRAY (SELECT id FROM gone))
+), seats AS (
+    DELETE FROM guardrun.lease_waiters WHERE lease_id = ANY (ARRAY (SELECT id FROM gone))
+)
+SELECT count(*) FROM gone

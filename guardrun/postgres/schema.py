@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 
-from guardrun import kernel
+from guardrun import kernel, sql
+from guardrun.address import address
 from guardrun.errors import StoreOutdated, StoreUnavailable
-from guardrun.ledger import sql
-from guardrun.ledger.address import address
-from guardrun.ledger.postgres_connection import connect, unavailable
+from guardrun.postgres.connection import LEDGER, connect, unavailable
 
 if TYPE_CHECKING:
-    from guardrun.ledger.postgres_connection import Connection
+    from guardrun.postgres.connection import Connection
 
-SCHEMA = 1
+SCHEMA = 2
 """The highest number among the files ``sql/postgres/NNNN_….sql``."""
 
 _SQL = sql.statements("postgres", "schema")
@@ -33,10 +32,10 @@ class Migration(NamedTuple):
     """of the migrations in between, in their order; empty where nothing is to do"""
 
 
-def check(connection: Connection, url: str) -> None:
+def check(connection: Connection, url: str, store: str = LEDGER) -> None:
     """Raise ``StoreOutdated`` unless the schema is the one this version knows."""
     row = connection.execute(_SQL["version"]).fetchone()
-    _compare(url, row[0] if row and row[0] else 0)
+    _compare(url, row[0] if row and row[0] else 0, store)
 
 
 def pending(url: str, due: float) -> Migration:
@@ -109,7 +108,7 @@ def _plan(connection: Connection, url: str) -> Migration:
         row = connection.execute(_SQL["version"]).fetchone()
         before = row[0] if row and row[0] else 0
     if before > SCHEMA:
-        _compare(url, before)
+        _compare(url, before, LEDGER)
     names = tuple(name for name in sql.migration_names("postgres") if int(name[:4]) > before)
     return Migration(before, SCHEMA, names)
 
@@ -121,16 +120,16 @@ def _found(connection: Connection) -> tuple[bool, bool, int, str]:
     return schema, versioned, server, encoding
 
 
-def _compare(url: str, version: int) -> None:
+def _compare(url: str, version: int, store: str) -> None:
     where = address(url, {})
     if version > SCHEMA:
         raise StoreOutdated(
-            f"the ledger {where} has schema {version}, this guardrun knows {SCHEMA}: "
-            "upgrade guardrun, or name another ledger"
+            f"the {store} {where} has schema {version}, this guardrun knows {SCHEMA}: "
+            f"upgrade guardrun, or name another {store}"
         )
     if version < SCHEMA:
         raise StoreOutdated(
-            f"the ledger {where} has schema {version}, this guardrun needs {SCHEMA}: "
+            f"the {store} {where} has schema {version}, this guardrun needs {SCHEMA}: "
             "run guardrun migrate"
         )
 

@@ -5,16 +5,19 @@
 -- rows, which it thinks are few.
 
 -- name: begin
-BEGIN ISOLATION LEVEL READ COMMITTED
+-- Whatever the defaults of role and database are.
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE
 
 -- name: limits
--- For this transaction alone: behind PgBouncer the next one may be another client's.
+-- For this transaction alone: behind PgBouncer the next one may be another client's. The last
+-- is how the driver writes arrays.
 SELECT set_config('lock_timeout', %(lock_ms)s, true),
        set_config('statement_timeout', %(statement_ms)s, true),
        set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true),
        set_config('synchronous_commit',
                   CASE current_setting('synchronous_commit')
-                       WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
+                       WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
+       set_config('array_nulls', 'on', true)
 
 -- name: commit
 COMMIT
@@ -24,6 +27,7 @@ COMMIT
 -- whose answer was lost may have happened. What is obviously not free is not even tried: an attempt
 -- would wait for a transaction of COMMAND's that has called guardrun.complete. A takeover has to
 -- wait for it, and does, because it changes the unique token; completed_at() then sees what it did.
+-- A run that has ended claims nothing: this may be a request that was long on its way.
 WITH met AS (
     SELECT
       FROM guardrun.key_states AS found
@@ -42,6 +46,8 @@ WITH met AS (
            clock_timestamp(), clock_timestamp() + %(claim_ttl_us)s * interval '1 microsecond',
            %(key_ttl_us)s::bigint
      WHERE EXISTS (SELECT FROM met) AND NOT EXISTS (SELECT FROM taken)
+       AND NOT EXISTS (SELECT FROM guardrun.runs
+                        WHERE job_id = %(job_id)s::uuid AND finished_at IS NOT NULL)
     ON CONFLICT (id) DO UPDATE
        SET state = 'running', token = excluded.token, job_id = excluded.job_id,
            owner = excluded.owner, fingerprint = excluded.fingerprint,
@@ -244,10 +250,10 @@ WITH done AS (
                   %(reasons)s::text[]) AS one
     ON CONFLICT DO NOTHING
 ), printed AS (
+    -- Also when all else has been recorded: a large output may come later than the outcome.
     INSERT INTO guardrun.outputs (job_id, stdout, stderr)
-    SELECT run.job_id, %(stdout)b::bytea, %(stderr)b::bytea
-      FROM run
-     WHERE %(stdout)b::bytea IS NOT NULL
+    SELECT %(job_id)s::uuid, %(stdout)b::bytea, %(stderr)b::bytea
+     WHERE %(stdout)b::bytea IS NOT NULL AND (EXISTS (SELECT FROM run) OR EXISTS (SELECT FROM done))
     ON CONFLICT DO NOTHING
 )
 SELECT stale FROM run UNION ALL SELECT stale FROM done

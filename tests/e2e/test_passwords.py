@@ -1,0 +1,306 @@
+"""A password in the ledger's URL, or beside it, is nowhere in what guardrun writes or shows."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+import pytest
+import servers
+from psycopg import sql
+from support import Host, Result, family, finish
+
+from guardrun import kernel, kinds
+from guardrun.address import address
+from guardrun.core.redact import redact_url
+from guardrun.errors import GuardrunError
+from guardrun.postgres.connection import connect
+
+NEEDLE = "xq7v"
+"""in every part of every password: whatever is shown of one is found"""
+PASSWORD = "xq7va@xq7vb:xq7vc/xq7vd?xq7ve#xq7vf %xq7vg&xq7vh='xq7vi\\xq7vj"
+ESCAPED = quote(PASSWORD, safe="")
+WRONG = "xq7vwrong"
+USER = "runner"
+
+QUICK = '[defaults]\nstore_wait = "500ms"\nrecord_wait = "200ms"\n'
+
+RUNS: tuple[tuple[str, ...], ...] = (
+    ("--key", "k", "--on-mismatch", "ignore", "--capture", "1K", "--", "JOB"),
+    (
+        "--log-level",
+        "debug",
+        "--log-to",
+        "LOG",
+        "--on-mismatch",
+        "ignore",
+        "--key",
+        "k",
+        "--",
+        "JOB",
+    ),
+    ("--log-format", "console", "--on-ledger-down", "run", "--job", "other", "--", "JOB"),
+    ("--", "JOB"),
+    ("--dry-run", "--key", "k", "--", "JOB"),
+    ("--on-ledger-down", "stop", "--quiet", "--", "JOB"),
+)
+FEW = (RUNS[0], RUNS[3], RUNS[4], ("history",), ("flush",))
+LOOKS: tuple[tuple[str, ...], ...] = (
+    ("history",),
+    ("history", "--json"),
+    ("keys",),
+    ("keys", "show", "k"),
+    ("show", "01234567"),
+    ("prune", "--older-than", "1d"),
+    ("migrate",),
+    ("flush",),
+    ("flush", "--json"),
+)
+
+
+class Vault:
+    """A server with a role whose password is hard to write, and a log of all it is told."""
+
+    def __init__(self, server: servers.Postgres) -> None:
+        self.server = server
+        with psycopg.connect(server.socket_url, autocommit=True) as db:
+            db.execute("SET log_statement = 'none'")  # or the test itself would show it
+            for name, more in ((USER, ""), ("crowded", "CONNECTION LIMIT 0")):
+                statement = f"CREATE ROLE {name} LOGIN {more} PASSWORD {{}}"
+                db.execute(sql.SQL(statement).format(PASSWORD))
+            db.execute(f"GRANT CREATE ON DATABASE postgres TO {USER}".encode())
+
+    @property
+    def place(self) -> str:
+        """Host, port and database, as in a URL."""
+        return f"127.0.0.1:{self.server.port}/postgres"
+
+    def told(self) -> str:
+        """What is in the ledger, and in the server's own log."""
+        found = [self.server.log]
+        with psycopg.connect(self.server.socket_url) as db:
+            tables = db.execute(
+                "SELECT table_name FROM information_schema.tables WHERE table_schema = 'guardrun'"
+            ).fetchall()
+            for (table,) in tables:
+                rows = db.execute(f"SELECT told::text FROM guardrun.{table} AS told".encode())
+                found += [row[0] for row in rows]
+            found += [row[0] for row in db.execute("SELECT a::text FROM pg_stat_activity AS a")]
+        return "\n".join(found)
+
+
+@pytest.fixture(scope="module")
+def vault() -> Iterator[Vault]:
+    """A server that writes down every statement."""
+    with servers.Postgres.start(log_statement="all", log_connections="on") as server:
+        yield Vault(server)
+
+
+def given(kind: str, directory: Path, place: str) -> dict[str, str]:
+    """The environment in which guardrun finds the right password that way."""
+    plain = f"postgresql://{USER}@{place}"
+    match kind:
+        case "url":
+            return {"GUARDRUN_LEDGER_URL": f"postgresql://{USER}:{ESCAPED}@{place}"}
+        case "parameter":
+            return {"GUARDRUN_LEDGER_URL": f"{plain}?password={ESCAPED}"}
+        case "variable":
+            return {"GUARDRUN_LEDGER_URL": plain, "PGPASSWORD": PASSWORD}
+        case "passfile":
+            path = directory / "pgpass"
+            escaped = PASSWORD.replace("\\", "\\\\").replace(":", "\\:")
+            path.write_text(f"*:*:*:{USER}:{escaped}\n")
+            path.chmod(0o600)
+            return {"GUARDRUN_LEDGER_URL": plain, "PGPASSFILE": str(path)}
+        case "service":
+            path = directory / "services"
+            host, _, port = place.partition("/")[0].partition(":")
+            lines = (f"host={host}", f"port={port}", "dbname=postgres", f"user={USER}")
+            path.write_text("\n".join(("[jobs]", *lines, f"password={PASSWORD}", "")))
+            url = "postgresql:///?service=jobs"
+            return {"GUARDRUN_LEDGER_URL": url, "PGSERVICEFILE": str(path)}
+        case "credential":
+            url = f"postgresql://{USER}:{ESCAPED}@{place}"
+            (directory / "guardrun.ledger-url").write_text(url + "\n")
+            return {"CREDENTIALS_DIRECTORY": str(directory)}
+        case "config":
+            url = f"postgresql://{USER}:{ESCAPED}@{place}"
+            path = directory / "config.toml"
+            path.write_text(f'[defaults]\nledger_url = "{url}"\n')
+            return {"GUARDRUN_CONFIG": str(path)}
+    raise AssertionError(kind)
+
+
+def call_all(
+    host: Host, env: Mapping[str, str], commands: tuple[tuple[str, ...], ...]
+) -> dict[str, Result]:
+    """Run them all, a few at a time; none of them shows anything."""
+    results: dict[str, Result] = {}
+    names = {"JOB": host.job, "LOG": str(host.root / "log")}
+    for at in range(0, len(commands), 4):
+        batch = commands[at : at + 4]
+        started = [
+            (words, host.start(*(names.get(word, word) for word in words), env=env))
+            for words in batch
+        ]
+        for words, process in started:
+            results[" ".join(words)] = finish(process)
+    for words_said, result in results.items():
+        assert NEEDLE.encode() not in result.stdout + result.stderr, (words_said, result)
+        assert b"Traceback" not in result.stderr, (words_said, result)
+    return results
+
+
+def nothing_is_kept(host: Host) -> None:
+    """Check every file of the host, names included: state, spool, log."""
+    for path in host.root.rglob("*"):
+        assert NEEDLE not in str(path)
+        if path.is_file():
+            assert NEEDLE.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    "kind", ["url", "parameter", "variable", "passfile", "service", "credential", "config"]
+)
+def test_a_password_that_is_right(host: Host, tmp_path: Path, vault: Vault, kind: str) -> None:
+    """Everything works, and the password is in no output, file, table, log or command line."""
+    directory = tmp_path.parent / f"{tmp_path.name}-given"
+    directory.mkdir()
+    env = given(kind, directory, vault.place)
+    assert call_all(host, env, (("migrate",),))["migrate"].code == 0
+    process = host.hold("--key", kind, "--capture", "1K", "--log-level", "debug", env=env)
+    for words in command_lines(process):
+        assert NEEDLE.encode() not in words
+    assert NEEDLE not in vault.told()
+    result = finish(process)
+    assert result.code == 0
+    assert NEEDLE.encode() not in result.stdout + result.stderr
+    whole = kind in ("url", "variable")  # the others differ in where libpq finds it
+    results = call_all(host, env, (*RUNS, *LOOKS) if whole else FEW)
+    refused = {words: result for words, result in results.items() if result.code != 0}
+    # 75: at the same time as another of them.
+    assert all(words.startswith("show") or refused[words].code == 75 for words in refused), refused
+    nothing_is_kept(host)
+    assert NEEDLE not in vault.told()
+
+
+def command_lines(process: subprocess.Popen[bytes]) -> list[bytes]:
+    """What ps shows of a guardrun's processes and of COMMAND."""
+    pids = family(process.pid)
+    assert {"supervisor", "keeper", "backstop", "warden"} <= pids.keys()
+    below = Path(f"/proc/{pids['warden']}/task/{pids['warden']}/children").read_text().split()
+    assert below, "no COMMAND"
+    return [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (*pids.values(), *below)]
+
+
+UNESCAPED = [
+    "xq7va?host=xq7vb",
+    "xq7va/b?host=xq7vb",
+    "12345?xq7va",
+    "xq7va@xq7vb",
+    "xq7va:xq7vb",
+    "xq7va/xq7vb",
+    "xq7va?xq7vb",
+    "xq7va#xq7vb",
+    "xq7va xq7vb",
+    "xq7va%zzxq7vb",
+    "xq7va%00xq7vb",
+    "xq7va[xq7vb",
+    "xq7va]xq7vb",
+    "xq7va,xq7vb",
+    "xq7va&host=xq7vb",
+    "xq7va?password=xq7vb",
+    "xq7va@xq7vb/xq7vc?xq7vd@xq7ve",
+    "xq7va'\"\\xq7vb",
+    "xq7vä€xq7vb",
+    "/xq7va",
+    "@xq7va",
+    "?xq7va",
+    "//xq7va",
+    "xq7va://xq7vb",
+]
+
+
+def refusals(place: str) -> dict[str, dict[str, str]]:
+    """Environments in which no ledger will be found, by what is wrong."""
+    host_port, _, database = place.partition("/")
+    port = host_port.partition(":")[2]
+    right = f"{USER}:{ESCAPED}"
+    urls = {
+        "wrong": f"postgresql://{USER}:{WRONG}@{place}",
+        "wrong parameter": f"postgresql://{USER}@{place}?password={WRONG}",
+        "both": f"postgresql://{USER}:{ESCAPED}@{place}?password={WRONG}",
+        "no such role": f"postgresql://nobody-{USER}:{WRONG}@{place}",
+        "no such database": f"postgresql://{right}@{host_port}/nowhere",
+        "too many": f"postgresql://crowded:{ESCAPED}@{place}",
+        "no such host": f"postgresql://{right}@nohost.invalid/{database}",
+        "refused": f"postgresql://{right}@127.0.0.1:1/{database}",
+        "some refuse": f"postgresql://{right}@127.0.0.1:1,127.0.0.1:2/{database}",
+        "no socket": f"postgresql://{right}@%2Fnowhere/{database}",
+        "port": f"postgresql://{right}@127.0.0.1:{port}x/{database}",
+        "port too large": f"postgresql://{right}@127.0.0.1:99999999/{database}",
+        "two ports": f"postgresql://{right}@127.0.0.1:{port}:{port}/{database}",
+        "bracket": f"postgresql://{right}@[::1/{database}",
+        "unknown parameter": f"postgresql://{right}@{place}?nonsense=1",
+        "wrong parameter's value": f"postgresql://{right}@{place}?sslmode=nonsense",
+        "timeout": f"postgresql://{right}@{place}?connect_timeout=soon",
+        "no such service": f"postgresql://{right}@{place}?service=nowhere",
+        "TLS": f"postgresql://{right}@{place}?sslmode=require",
+        "certificate": f"postgresql://{right}@{place}?sslmode=require&sslpassword={WRONG}",
+        "scheme": f"postgres://{right}@{place}",
+        "other scheme": f"mysql://{right}@{place}",
+        "one slash": f"postgresql:/{right}@{place}",
+        "no slash": f"postgresql:{right}@{place}",
+        "no scheme": f"{right}@{place}",
+    }
+    urls |= {f"unescaped {word}": f"postgresql://{USER}:{word}@{place}" for word in UNESCAPED}
+    found = {name: {"GUARDRUN_LEDGER_URL": url} for name, url in urls.items()}
+    plain = {"GUARDRUN_LEDGER_URL": f"postgresql://{USER}@{place}"}
+    found["wrong variable"] = plain | {"PGPASSWORD": WRONG}
+    return found
+
+
+SHOWN = (
+    *("wrong", "wrong parameter", "wrong variable", "too many", "no such host", "refused"),
+    *("unknown parameter", "two ports", "scheme", "no scheme"),
+    *(f"unescaped {word}" for word in UNESCAPED if "?" in word),
+)
+"""Those that are tried from outside; every run or subcommand says the same of a ledger."""
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_ledger_that_cannot_be_had(host: Host, vault: Vault, name: str) -> None:
+    """Whatever is wrong is said in a line, and no part of a password is in it, or anywhere."""
+    env = refusals(vault.place)[name]
+    path = host.root / "config" / "guardrun" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(QUICK)
+    results = call_all(host, env, (*RUNS, *LOOKS) if name == "wrong" else FEW)
+    for words, result in results.items():
+        if not words.startswith("--dry-run"):
+            assert len(result.stderr.splitlines()) <= 1, (words, result)
+    assert results[" ".join(FEW[0])].code in (64, 69, 78), results
+    nothing_is_kept(host)
+    assert NEEDLE not in vault.told()
+
+
+@pytest.mark.parametrize("name", list(refusals("127.0.0.1:1/x")))
+def test_what_is_said_of_a_url(vault: Vault, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused by how it looks, or else by who is there: neither the error, nor what is kept or
+    shown of the URL has any part of the password."""
+    env = refusals(vault.place)[name]
+    for variable, value in env.items():
+        monkeypatch.setenv(variable, value)
+    url = env["GUARDRUN_LEDGER_URL"]
+    try:
+        kinds.ledger_url(url)
+    except ValueError as error:
+        said = [str(error)]
+    else:
+        with pytest.raises(GuardrunError) as refused:
+            connect(url, kernel.now() + 5).close()
+        said = [str(refused.value), address(url, {}), redact_url(url)]
+    assert [text for text in said if NEEDLE in text] == []
