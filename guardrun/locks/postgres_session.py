@@ -1,0 +1,185 @@
+"""One connection to a lease store in Postgres: transactions in one round trip, and being woken.
+
+The connection that waits to be told of a free place is the one that asks for it, so a waiter costs
+the server one session. Behind a pooler a session is not ours: libpq was told of another process
+than the one that answers. Then nothing but a transaction can be relied on, and nobody wakes us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from guardrun import kernel, sql
+from guardrun.postgres import schema
+from guardrun.postgres.connection import LEASES, connect, unavailable
+
+if TYPE_CHECKING:
+    from psycopg.abc import Params
+
+    from guardrun.postgres.connection import Connection
+
+    Rows = list[tuple[Any, ...]]
+
+SQL = sql.statements("postgres", "leases")
+
+_PATIENCE = 30.0
+"""s for a call that is due later than that"""
+_STATEMENT = 5.0
+"""s that one statement may take at most"""
+_IDLE_IN_TRANSACTION = 10.0
+"""s until the server ends a transaction that a frozen client left open"""
+
+
+class Session:
+    """What a store has open, at most one connection; made when it is needed.
+
+    ``pooled``: it was found out that sessions are not ours. ``lost`` counts the connections that
+    have ended, whoever ended them.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._open: Connection | None = None
+        self._pid = 0
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll = select.epoll()
+        self._poll.register(self._bell, select.EPOLLIN)
+        self.channel = f"guardrun_{os.urandom(8).hex()}"
+        self.fsync: bool | None = None
+        self.listens = False
+        self.pooled = False
+        self.lost = 0
+
+    @property
+    def pid(self) -> int:
+        """The server's process that is ours alone; 0 where there is none, or none of our own."""
+        ours = self._open is not None and self._pid == self._open.pgconn.backend_pid
+        return self._pid if ours else 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._open is not None
+
+    def transact(self, due: float, *statements: tuple[str, Params]) -> list[Rows]:
+        """One transaction, in one round trip: the rows of each statement.
+
+        When this raises ``StoreUnavailable``, it may have been committed all the same, and the
+        connection is gone.
+        """
+        due = min(due, kernel.now() + _PATIENCE)
+        connection = self._connection(due)
+        connection.due = due
+        limit = max(min(_STATEMENT, due - kernel.now()), 0.1)
+        limits = {
+            "lock_ms": _ms(limit * 0.8),
+            "statement_ms": _ms(limit),
+            "idle_ms": _ms(_IDLE_IN_TRANSACTION),
+        }
+        try:
+            with connection.pipeline():
+                connection.execute(SQL["begin"])
+                known = connection.execute(SQL["limits"], limits)
+                cursors = [connection.execute(*statement) for statement in statements]
+                connection.execute(SQL["commit"])
+            found = [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+            ((self._pid, self.fsync, *_),) = known.fetchall()
+            self._hear(connection)
+        except psycopg.Error as error:
+            self.close_connection()
+            raise unavailable(self._url, error, LEASES) from None
+        return found
+
+    def settle(self, due: float) -> bool:
+        """Make the session one that may be relied on; False when it is not ours."""
+        if not self.pid:
+            self.transact(due)
+        self.pooled = not self.pid
+        if not self.pooled:
+            self._say(due, SQL["settle"])
+        return not self.pooled
+
+    def listen(self, due: float) -> bool:
+        """Be woken from now on, until the connection ends; False where that is not possible."""
+        if self.pooled or not self.settle(due):
+            return False
+        self._say(due, SQL["listen"].format(channel=self.channel))
+        self.listens = True
+        return True
+
+    def fileno(self) -> int:
+        """Readable when somebody wakes us, or the connection has ended."""
+        return self._poll.fileno()
+
+    def drain(self) -> None:
+        """Read what made it readable; never blocks."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+        if self._open is not None:
+            try:
+                # Until nothing is left: what a server says at the end comes before the end itself.
+                while select.select([self._open.pgconn.socket], [], [], 0)[0]:
+                    self._take(self._open)
+            except psycopg.Error:
+                self.close_connection()
+
+    def close_connection(self) -> None:
+        """Let go of the connection until it is needed again."""
+        held, self._open, self._pid, self.listens = self._open, None, 0, False
+        if held is not None:
+            self.lost += 1
+            held.close()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.close_connection()
+        if not self._poll.closed:
+            self._poll.close()
+            os.close(self._bell)
+
+    def _connection(self, due: float) -> Connection:
+        if self._open is None:
+            fresh = connect(self._url, due, LEASES)
+            try:
+                schema.check(fresh, self._url, LEASES)
+            except BaseException as error:
+                fresh.close()
+                if isinstance(error, psycopg.Error):
+                    raise unavailable(self._url, error, LEASES) from None
+                raise
+            fresh.add_notify_handler(lambda _: self._ring())
+            self._poll.register(fresh.pgconn.socket, select.EPOLLIN)
+            self._open = fresh
+        return self._open
+
+    def _say(self, due: float, statement: str) -> None:
+        connection = self._connection(due)
+        connection.due = min(due, kernel.now() + _PATIENCE)
+        try:
+            connection.execute(statement)
+        except psycopg.Error as error:
+            self.close_connection()
+            raise unavailable(self._url, error, LEASES) from None
+
+    def _hear(self, connection: Connection) -> None:
+        """A word that came together with an answer makes no socket readable any more: ring."""
+        if self._take(connection):
+            self._ring()
+
+    def _take(self, connection: Connection) -> bool:
+        connection.pgconn.consume_input()
+        found = False
+        while connection.pgconn.notifies() is not None:
+            found = True
+        return found
+
+    def _ring(self) -> None:
+        os.eventfd_write(self._bell, 1)
+
+
+def _ms(seconds: float) -> str:
+    return str(int(seconds * 1000))

@@ -1,0 +1,354 @@
+"""One connection to a Redis server: every wait ends when told, and errors are for people.
+
+redis-py does the URL, TLS, the login and the wire format; its pool, its retries and its clients,
+which wait for as long as they like, are not used. Every single read, write and connect is bounded
+by ``Connection.due``, without signals or threads, also when the server is frozen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import (
+    Connection as RedisConnection,
+)
+from redis.connection import (
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
+from redis.retry import Retry
+
+from guardrun import kernel
+from guardrun.errors import ConfigError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LONGEST_WAIT = 1.0
+"""s; a socket's own clock stands still during suspend"""
+_LONGEST_MESSAGE = 400
+
+_OURS = (
+    *("socket_timeout", "socket_connect_timeout", "retry_on_timeout", "retry_on_error", "timeout"),
+    *("health_check_interval", "max_connections", "protocol", "decode_responses", "encoding"),
+    *("encoding_errors", "legacy_responses", "socket_read_size"),
+)
+"""redis-py's options in a URL that are decided here"""
+
+
+class Overdue(redis.TimeoutError):
+    """The answer did not come in time."""
+
+
+class Connection:
+    """A connection that is made when it is needed, and closed by whatever goes wrong with it."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._made: Any = None
+
+    def ask(self, due: float, *commands: Sequence[str | bytes | int]) -> list[Any]:
+        """Send commands at once; the answers, where an error of the server's is one too.
+
+        When this raises, any of them may have been carried out. Raises ``StoreUnavailable``, and
+        ``ConfigError`` for a URL that cannot be read.
+        """
+        try:
+            made = self._connected(due)
+            for command in commands:
+                made.send_command(*command, check_health=False)
+            return [self._answer(made) for _ in commands]
+        except (redis.RedisError, OSError, UnicodeError) as error:
+            self.close()
+            raise unavailable(self._url, error) from None
+
+    def is_open(self) -> bool:
+        """Whether there is one, as far as is known."""
+        return self._made is not None
+
+    def fileno(self) -> int | None:
+        """What is readable when the server says something."""
+        made = self._made
+        return None if made is None else made.bounded.fileno()
+
+    def discard(self) -> None:
+        """Throw away what has come in; closes the connection when that was its end."""
+        if self._made is not None and not self._made.bounded.discard():
+            self.close()
+
+    def close(self) -> None:
+        """Let go of it."""
+        made, self._made = self._made, None
+        if made is not None:
+            made.disconnect()
+
+    def _connected(self, due: float) -> Any:
+        if self._made is not None:
+            self._made.due = due
+            return self._made
+        kind, options = _options(self._url)
+        try:
+            self._made = made = kind(**options)
+        except TypeError:
+            raise _unreadable() from None
+        # Nobody reads them there, and each costs a round trip.
+        made.driver_info = made.lib_name = made.lib_version = None
+        made.due = due
+        made.connect()
+        if not options.get("password"):
+            # A server that wants one hangs up on a long command without saying why.
+            made.send_command("PING", check_health=False)
+            made.read_response()
+        return made
+
+    @staticmethod
+    def _answer(made: Any) -> Any:
+        try:
+            return made.read_response()
+        except redis.ResponseError as error:
+            return error
+
+
+class _Bounded:
+    """A socket as redis-py uses it, whose every wait ends at the connection's ``due``."""
+
+    def __init__(self, sock: socket.socket, of: _Timed) -> None:
+        self._sock = sock
+        self._of = of
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Ours are the only limits."""
+
+    def recv(self, *arguments: Any) -> bytes:
+        return self._received(self._sock.recv, *arguments)  # type: ignore[no-any-return]
+
+    def recv_into(self, *arguments: Any) -> int:
+        return self._received(self._sock.recv_into, *arguments)  # type: ignore[no-any-return]
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.settimeout(self._of.left())
+        self._sock.sendall(data)
+
+    def discard(self) -> bool:
+        """Read all there is without waiting; False at the end of the stream."""
+        self._sock.settimeout(0)
+        try:
+            while self._sock.recv(65536):
+                pass
+        except _NOTHING_MORE:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def _received(self, receive: Any, *arguments: Any) -> Any:
+        while True:
+            self._sock.settimeout(min(self._of.left(), _LONGEST_WAIT))
+            try:
+                return receive(*arguments)
+            except TimeoutError:
+                pass
+
+
+_NOTHING_MORE: tuple[type[OSError], ...] = (BlockingIOError,)
+try:
+    import ssl
+
+    _NOTHING_MORE += (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+except ImportError:  # redis-py itself says what that means for rediss://
+    pass
+
+
+class _Timed:
+    """What makes a connection of redis-py's one whose every wait ends at ``due``."""
+
+    due: float
+    bounded: _Bounded
+    socket_timeout: float | None
+    socket_connect_timeout: float | None
+
+    def left(self) -> float:
+        """Seconds until ``due``. Raises ``Overdue``."""
+        left = self.due - kernel.now()
+        if left <= 0:
+            raise Overdue("no answer in time")
+        return left
+
+    def _connect(self) -> Any:
+        # A TLS handshake is read by the socket's own limit.
+        self.socket_timeout = self.socket_connect_timeout = self.left()
+        self.bounded = _Bounded(super()._connect(), self)  # type: ignore[misc]
+        return self.bounded
+
+
+class _Dial(RedisConnection):
+    """TCP, with what is left of the time shared among a name's addresses."""
+
+    def _connect(self) -> socket.socket:
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        failure: OSError = OSError("the name has no address")
+        for number, (family, kind, protocol, _, where) in enumerate(found):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                left = self.left()  # type: ignore[attr-defined]
+                sock.settimeout(left / (len(found) - number))
+                sock.connect(where)
+                sock.settimeout(self.left())  # type: ignore[attr-defined]
+                return sock
+            except OSError as error:
+                sock.close()
+                failure = error
+            except BaseException:
+                sock.close()
+                raise
+        raise failure
+
+
+class _Tcp(_Timed, _Dial):
+    pass
+
+
+class _Tls(_Timed, SSLConnection, _Dial):
+    pass
+
+
+class _Unix(_Timed, UnixDomainSocketConnection):
+    pass
+
+
+_KINDS: dict[str, Any] = {"redis": _Tcp, "rediss": _Tls, "unix": _Unix}
+
+
+# ---------------------------------------------------------------- the URL
+
+
+def _options(url: str) -> tuple[Any, dict[str, Any]]:
+    """What kind of connection a URL means, and its options."""
+    try:
+        parts = urlsplit(url)
+        options: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
+    except ValueError:  # its text may hold a piece of the password
+        raise _unreadable() from None
+    # A password with an unescaped @, / or # would be taken for something else, and shown.
+    rest = parts.fragment + ("" if parts.scheme == "unix" else parts.path)
+    split = "@" in rest or ("@" in parts.query and "@" not in parts.netloc)
+    number = parts.path.strip("/")
+    if split or parts.netloc.count("@") > 1 or parts.fragment:
+        raise _unreadable()
+    if parts.scheme == "unix" and not number:
+        raise _unreadable()
+    if parts.scheme != "unix" and number and not number.isdigit():
+        raise _unreadable()
+    options = {name: value for name, value in options.items() if name not in _OURS}
+    options.pop("connection_class", None)
+    if parts.scheme == "rediss":
+        options.setdefault("ssl_check_hostname", True)  # not so in redis-py 5
+    return _KINDS[parts.scheme], options | {"protocol": 2, "retry": Retry(NoBackoff(), 0)}
+
+
+def _unreadable() -> ConfigError:
+    return ConfigError(
+        "the lease store's URL cannot be read: write redis://USER:PASSWORD@HOST:PORT/NUMBER, "
+        "rediss:// for TLS, or unix:///PATH/OF/SOCKET?db=NUMBER, "
+        "and %40 for @, %3A for :, %2F for /, %3F for ?, %23 for # in names and passwords"
+    )
+
+
+def address(url: str) -> str:
+    """The store's URL with what names the place alone: no user, no password, no options."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+# ---------------------------------------------------------------- errors
+
+_TRY_AGAIN = "check the server and the way to it, then try again"
+_REMEDIES = (
+    ("in time", "check that the server is not stopped or overloaded, and the way to it"),
+    ("timed out", "check that the server is not stopped or overloaded, and the way to it"),
+    ("timeout", "check that the server is not stopped or overloaded, and the way to it"),
+    ("refused", "check that the server runs there, and its port"),
+    ("no such file", "check that the server runs there, and the path of its socket"),
+    ("name or service", "check the host's name and the resolver"),
+    ("name resolution", "check the host's name and the resolver"),
+    ("certificate", "check the server's certificate, its name, and ssl_ca_certs in the URL"),
+    ("ssl", "check whether the server speaks TLS (rediss://) or not (redis://)"),
+    ("max number of clients", "raise maxclients on the server, or try again later"),
+    ("wrongtype", "somebody has overwritten a key %s: delete it, then try again"),
+    ("read only", "name the primary: leases cannot be kept in a replica"),
+    ("readonly", "name the primary: leases cannot be kept in a replica"),
+    ("oom", "its memory is full: raise maxmemory, or remove keys"),
+    ("used memory", "its memory is full: raise maxmemory, or remove keys"),
+    ("loading", "it has just been started: try again when it has read its data"),
+    ("misconf", "it cannot save its data: look at its log and its disk"),
+    ("masterdown", "name the primary: leases cannot be kept in a replica"),
+    ("moved", "leases need one server: Redis Cluster is not supported"),
+    ("cluster", "leases need one server: Redis Cluster is not supported"),
+    ("wrongpass", "check the user and the password in the URL"),
+    ("invalid username", "check the user and the password in the URL"),
+    ("invalid password", "check the user and the password in the URL"),
+    ("authentication", "check the user and the password in the URL"),
+    ("auth", "check the user and the password in the URL"),
+    ("noperm", "give the user the rights that docs/redis.md lists"),
+    ("permission", "give the user the rights that docs/redis.md lists"),
+    ("can't run this command", "give the user the rights that docs/redis.md lists"),
+    ("db index", "check the number of the database in the URL"),
+)
+"""what an error says, in lower case: what to do; the first that fits"""
+
+_CODES: tuple[tuple[type[Exception], str], ...] = (
+    (redis.exceptions.NoPermissionError, "NOPERM"),
+    (redis.exceptions.ReadOnlyError, "READONLY"),
+    (redis.exceptions.OutOfMemoryError, "OOM"),
+    (redis.exceptions.BusyLoadingError, "LOADING"),
+    (redis.exceptions.MovedError, "MOVED"),
+    (redis.exceptions.MasterDownError, "MASTERDOWN"),
+    (redis.exceptions.ClusterDownError, "CLUSTERDOWN"),
+    (redis.exceptions.AuthenticationError, "AUTH"),
+)
+"""the words that redis-py takes away from the front of a message"""
+
+
+def unavailable(url: str, error: Exception, keys: str = "") -> StoreUnavailable:
+    """What an error means for people: what, why, what to do; without any password.
+
+    ``keys`` is what the keys begin with that it may be about.
+    """
+    said = _one_line(str(error)) or type(error).__name__
+    for secret in _secrets(url):
+        said = said.replace(secret, "***")
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), "")
+    look = f"{code} {said}".lower()
+    remedy = next((remedy for word, remedy in _REMEDIES if word in look), _TRY_AGAIN)
+    return StoreUnavailable(f"the lease store {address(url)}: {said}; {remedy.replace('%s', keys)}")
+
+
+def _one_line(text: str) -> str:
+    # Redis 6 and 7 say differently where in a script it happened; nobody can do anything with it.
+    text = re.sub(r"^ERR |Error running script \(call to \w+\): |@user_script: ?\d+: ?-?", "", text)
+    text = re.sub(r",? ?script: [0-9a-f]{40}, on @user_script:\d+\.?", "", text)
+    return " ".join(text.split())[:_LONGEST_MESSAGE].rstrip(". ")
+
+
+def _secrets(url: str) -> list[str]:
+    """All that may be a password in the URL, as written and as meant; the longest first."""
+    found = {url.partition("://")[2].rpartition("@")[0].partition(":")[2]}
+    with contextlib.suppress(ValueError):
+        for word in urlsplit(url).query.split("&"):
+            name, _, value = word.partition("=")
+            if unquote(name).endswith("password"):
+                found.add(value)
+    found |= {unquote(secret) for secret in found}
+    return sorted(found - {""}, key=len, reverse=True)
