@@ -202,7 +202,8 @@ _REMEDIES = {
     "refused": "check that the server runs there, and its port",
     "name": "check the host's name and the resolver",
     "tls": "check sslmode, and the certificates it asks for",
-    "25006": "name the primary, or all hosts of the cluster",
+    "25006": "name the primary, or all hosts of the cluster (or set "
+    "default_transaction_read_only = off for the role)",
     "28": "check the user, the password (PGPASSFILE, a credential) and the server's pg_hba.conf",
     "3D000": "create the database, then run guardrun migrate",
     "40": "try again",

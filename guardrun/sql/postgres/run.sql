@@ -5,8 +5,8 @@
 -- rows, which it thinks are few.
 
 -- name: begin
--- Whatever the defaults of role and database are.
-BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE
+-- Whatever the default of role or database is.
+BEGIN ISOLATION LEVEL READ COMMITTED
 
 -- name: limits
 -- For this transaction alone: behind PgBouncer the next one may be another client's. The last
