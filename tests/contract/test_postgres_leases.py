@@ -588,6 +588,13 @@ def test_through_pgbouncer(store: PostgresStore, opened: Callable[..., Leases]) 
     assert waiter.release(one, due())
 
 
+_ADVISORY = """
+    FROM pg_locks JOIN pg_database ON pg_database.oid = database
+   WHERE locktype = 'advisory' AND datname = current_database()
+"""
+"""other tests use the same server"""
+
+
 def test_advisory_locks_refuse_a_pooler(
     store: PostgresStore, opened: Callable[..., Leases]
 ) -> None:
@@ -596,7 +603,7 @@ def test_advisory_locks_refuse_a_pooler(
     for _ in range(2):
         with pytest.raises(UsageError, match=r"pooler.*name the server itself"):
             leases.acquire(wanted(), False, due())
-    assert store.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
+    assert store.sql(f"SELECT count(*) {_ADVISORY}") == [(0,)]
     assert store.sql("SELECT count(*) FROM guardrun.leases") == [(0,)]
 
 
@@ -613,7 +620,7 @@ def test_a_session_that_ends_is_seen_at_once(
     before = granted(leases.acquire(own, False, due()))
     assert leases.renew(own, due())
     assert not woken(leases, 0)
-    ((pid,),) = store.sql("SELECT pid FROM pg_locks WHERE locktype = 'advisory'")
+    ((pid,),) = store.sql(f"SELECT pid {_ADVISORY}")
     store.sql("SELECT pg_terminate_backend(%s, 5000)", pid)
     assert woken(leases)
     if look == "after drain":
