@@ -134,7 +134,8 @@ class Host:
         )
         eventually(
             lambda: len(self.executions()) > before or process.poll() is not None,
-            what="job executed",
+            30,
+            "job executed",
         )
         if process.poll() is not None:
             raise AssertionError(finish(process))
