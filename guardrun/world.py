@@ -9,7 +9,6 @@ from guardrun import cli, identity, kernel, safety
 from guardrun.chance import Chance
 from guardrun.command import Command
 from guardrun.errors import StoreUnavailable
-from guardrun.ledger.spool import open_spool
 from guardrun.report.log import Log
 from guardrun.run import Tools, run
 from guardrun.supervisor.loop import Loop, find_terminal, take_signals
@@ -78,6 +77,8 @@ def _ledger(
     spec = plan.ledger
     if spec.url == "none:":
         return None, None, None
+    from guardrun.ledger.spool import open_spool
+
     os.close(safety.private_directory(spec.state_dir, "state directory"))
     spool = open_spool(spec, os.environ)
     if spec.url.startswith("sqlite:"):

@@ -68,9 +68,6 @@ class PostgresLedger:
     connected before it is needed; after a failure the next call connects again.
     """
 
-    prompt = 0.0
-    retry_cap = 1.0
-
     def __init__(self, url: str, now: Callable[[], float], claim_ttl: float = 900.0) -> None:
         self._url = url
         self._now = now
@@ -94,10 +91,6 @@ class PostgresLedger:
         if found:
             return Claim(None if run.key is None else run.token, interrupted=found[0][0])
         return self._explain(run, key, due)
-
-    def assure(self) -> bool:
-        """True: how old a claim is, and when to renew it, is for its keeper to know."""
-        return True
 
     def renew(self, run: Run, due: float) -> bool:
         """Extend the claim (without a key: the run's row); False when it is not ours any more."""
