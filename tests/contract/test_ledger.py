@@ -762,3 +762,16 @@ def test_keys_behave_as_the_contract_says(kind: str, tmp_path: Path) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_output_may_come_after_the_outcome(store: Store) -> None:
+    """An outcome that was recorded without its output takes it later, and nothing else changes."""
+    ledger = store.open()
+    run = make_run("k")
+    outcome = ended(run, claimed(ledger.begin(run, K)))
+    assert ledger.finish(outcome)
+    before = store.row(run)
+    assert ledger.stored_output("k") is None
+    assert ledger.finish(outcome._replace(captured=Captured(b"out", b"err")))
+    assert ledger.stored_output("k") == (b"out", b"err")
+    assert store.row(run) == before

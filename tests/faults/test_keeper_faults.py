@@ -170,3 +170,17 @@ def test_whoever_is_stopped_command_does_not_outlive_its_claim(
         result = finish(process)
         assert result.code == 74, result
         server.resume()
+
+
+def test_keepers_that_are_stuck_again_and_again_are_replaced_without_end(fleet: FleetHost) -> None:
+    """Only deaths of their own are counted: one that we had to kill says nothing about the next."""
+    process = fleet.hold("--key", "k", *SHORT)
+    last = 0
+    for _ in range(6):
+        last = keeper(process, other_than=last)
+        until = fleet.key("k")["claim_until"]
+        eventually(lambda: fleet.key("k")["claim_until"] > until, 15, "a renewal")  # noqa: B023
+        os.kill(last, signal.SIGSTOP)
+    assert keeper(process, other_than=last)
+    assert finish(process).code == 0
+    assert fleet.key("k")["state"] == "succeeded"

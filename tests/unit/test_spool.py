@@ -451,3 +451,29 @@ module.Spool(sys.argv[1]).keep(ended(make_run("k"), Claim("t")))
         if result.returncode == 0:
             break
     assert seen == {(-9,), (-9, "success"), (0, "success")}
+
+
+def test_a_large_output_comes_after_what_decides(spool: Spool) -> None:
+    """An outcome with much output is recorded without it at once, and its output by `complete`."""
+    run = make_run("k")
+    whole = ended(run, Claim("t"), captured=Captured(b"x" * (2 << 20)))
+    spool.keep(whole)
+    ledger: Any = Recorder()
+    assert spool.flush(ledger) == (1, 0)
+    assert [outcome.captured for outcome in ledger.got] == [None]
+    assert spool.entries() == ()
+    assert len(spool.late()) == 1
+    assert spool.flush(ledger) == (0, 0)
+    spool.complete(ledger)
+    assert [outcome.captured for outcome in ledger.got] == [None, whole.captured]
+    assert spool.late() == ()
+
+
+def test_output_that_cannot_be_recorded_now_keeps_waiting(spool: Spool) -> None:
+    """A ledger that does not take the output has the outcome all the same."""
+    spool.keep(ended(make_run("k"), Claim("t"), captured=Captured(b"x" * (2 << 20))))
+    ledger: Any = Recorder(takes=1)
+    assert spool.flush(ledger) == (1, 0)
+    with pytest.raises(StoreUnavailable):
+        spool.complete(ledger)
+    assert len(spool.late()) == 1
