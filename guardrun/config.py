@@ -1,18 +1,12 @@
-"""Flag > environment > credential > ``[jobs.NAME]`` > ``[defaults]`` → Plan.
+"""Settings → Plan: what goes into which value, and which settings exclude each other.
 
-Every place is read into the same settings, each with its origin, so that one set of rules holds
-for all of them and a message can name the places that disagree. A higher place replaces a setting
-of a lower one as a whole, lists too; settings that exclude each other are an error wherever they
-come from.
+Settings that exclude each other are an error wherever they come from.
 """
 
 from __future__ import annotations
 
-import os
-
-from guardrun import jobname, paths
+from guardrun import paths
 from guardrun.errors import ConfigError, UsageError
-from guardrun.kinds import LEASE_URL, LEDGER_URL, has_password
 from guardrun.lean import NamedTuple
 from guardrun.model import (
     ExecSpec,
@@ -23,34 +17,17 @@ from guardrun.model import (
     ReportSpec,
     RetrySpec,
 )
-from guardrun.options import OPTIONS, Given
+from guardrun.settings import FILE, LINE, common, fields_of, merge, value_of, wrong
 from guardrun.units import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import Any
+    from collections.abc import Mapping
 
-    from guardrun.configfile import Entry, File
-    from guardrun.options import Option
-
-    Settings = dict[str, "Setting"]
-
-LINE = "line"
-ENVIRONMENT = "environment"
-FILE = "file"
+    from guardrun.options import Given
+    from guardrun.settings import Setting, Settings
 
 LEDGER_FILE = "ledger.sqlite3"
-_LONGEST_CREDENTIAL = 8192
-
-
-class Setting(NamedTuple):
-    """One value, read, and where it comes from."""
-
-    value: Any
-    origin: str
-    """as a message names it: ``--wait``, ``$GUARDRUN_LOG_TO``, ``wait in [defaults] of FILE``"""
-    source: str
 
 
 class Settled(NamedTuple):
@@ -61,105 +38,6 @@ class Settled(NamedTuple):
     config_file: str | None
 
 
-# ---------------------------------------------------------------- from each place to settings
-
-
-def _error(source: str, message: str) -> UsageError | ConfigError:
-    return ConfigError(message) if source == FILE else UsageError(message)
-
-
-def _read(option: Option, text: str, origin: str, source: str) -> Any:
-    assert option.kind is not None
-    try:
-        return option.kind.read(text)
-    except ValueError as error:
-        raise _error(source, f"{origin}: {error}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{origin}: {error}") from None
-
-
-def _add(settings: Settings, name: str, setting: Setting) -> None:
-    """Add a setting of one place, where two options for one thing must not disagree.
-
-    The same option again replaces what it said before.
-    """
-    other = settings.get(name)
-    if other and other.origin != setting.origin and other.value != setting.value:
-        raise _error(setting.source, f"{other.origin} and {setting.origin} contradict each other")
-    settings[name] = setting
-
-
-def _from_line(given: Given) -> Settings:
-    settings: Settings = {}
-    for option, text in given.options:
-        origin = f"--{option.name}"
-        if option.kind is None:
-            name, value = option.sets
-            _add(settings, name, Setting(value, origin, LINE))
-            continue
-        if option.kind in (LEDGER_URL, LEASE_URL) and has_password(text):
-            raise UsageError(
-                f"{origin}: a password in an option can be seen in ps; "
-                f"put the URL into ${option.environment} or the configuration file"
-            )
-        value = _read(option, text, origin, LINE)
-        if option.repeatable:
-            value = (*(_value(settings, option.name) or ()), value)
-        _add(settings, option.name, Setting(value, origin, LINE))
-    return settings
-
-
-def _from_environment(environ: Mapping[str, str]) -> Settings:
-    settings = {}
-    for name, option in OPTIONS.items():
-        text = environ.get(option.environment, "") if option.environment else ""
-        if text:  # set but empty counts as unset
-            origin = f"${option.environment}"
-            settings[name] = Setting(_read(option, text, origin, ENVIRONMENT), origin, ENVIRONMENT)
-    return settings
-
-
-def _from_credentials(environ: Mapping[str, str]) -> Settings:
-    """Read the credentials systemd hands to a unit: the first line of a file each."""
-    directory = environ.get("CREDENTIALS_DIRECTORY", "")
-    settings: Settings = {}
-    if not directory.startswith("/"):
-        return settings
-    for name, option in OPTIONS.items():
-        if not option.credential:
-            continue
-        origin = f"credential {option.credential}"
-        try:
-            with open(f"{directory}/{option.credential}", "rb") as file:
-                line = file.readline(_LONGEST_CREDENTIAL).rstrip(b"\r\n")
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            raise ConfigError(f"{origin}: cannot read it: {error.strerror}") from None
-        if line:
-            value = _read(option, os.fsdecode(line), origin, FILE)
-            settings[name] = Setting(value, origin, FILE)
-    return settings
-
-
-def _from_file(entries: Iterable[Entry]) -> Settings:
-    settings: Settings = {}
-    for option, value, origin in entries:
-        if isinstance(value, bool):
-            name, chosen = option.sets
-            if value:
-                _add(settings, name, Setting(chosen, origin, FILE))
-            elif isinstance(chosen, bool):
-                _add(settings, name, Setting(not chosen, origin, FILE))
-        elif isinstance(value, tuple):
-            read = tuple(_read(option, text, origin, FILE) for text in value)
-            _add(settings, option.name, Setting(read, origin, FILE))
-        else:
-            read = _read(option, value, origin, FILE)
-            _add(settings, option.name, Setting(read, origin, FILE))
-    return settings
-
-
 # ---------------------------------------------------------------- settings → Plan
 
 
@@ -168,66 +46,46 @@ def settle(given: Given, environ: Mapping[str, str]) -> Settled:
 
     Raises ``UsageError`` and ``ConfigError``; ``UnsafePath`` for a user without a home.
     """
-    settings, job, file = _merge(given, environ)
+    settings, job, file = merge(given, environ)
     argv = _argv(given, settings)
     _check(settings)
-    _refuse_what_is_not_built(settings)
     state = paths.state_dir(environ)
     plan = Plan(
         job=job,
         exec=_exec(settings, argv),
         lock=_lock(settings, paths.lock_dir(environ, state)),
-        key=KeySpec(_value(settings, "key"))._replace(**_chosen(settings, _KEY_FIELDS)),
+        key=KeySpec(value_of(settings, "key"))._replace(**fields_of(settings, _KEY_FIELDS)),
         ledger=_ledger(settings, state),
-        report=ReportSpec()._replace(**_chosen(settings, _REPORT_FIELDS)),
-    )._replace(**_chosen(settings, _PLAN_FIELDS))
+        report=ReportSpec()._replace(**fields_of(settings, _REPORT_FIELDS)),
+    )._replace(**fields_of(settings, _PLAN_FIELDS))
     return Settled(plan, "dry-run" in settings, file)
 
 
 def ledger_spec(url: str | None, config: str | None, environ: Mapping[str, str]) -> LedgerSpec:
     """Find the ledger for a subcommand; ``url`` and ``config`` are its own options."""
-    options = [
-        (OPTIONS[name], text)
-        for name, text in (("ledger-url", url), ("config", config))
-        if text is not None
-    ]
-    line = _from_line(Given(tuple(options), ()))
-    file = _load(line, environ)
-    defaults = _from_file(file.defaults) if file else {}
-    settings = {**defaults, **_from_credentials(environ), **_from_environment(environ), **line}
+    settings = common({"ledger-url": url, "config": config}, environ)
     return _ledger(settings, paths.state_dir(environ))
 
 
-def _load(line: Settings, environ: Mapping[str, str]) -> File | None:
-    path = _value(line, "config") or environ.get("GUARDRUN_CONFIG") or paths.config_file(environ)
-    if not path:
-        return None
-    from guardrun.configfile import load  # most hosts have no file
+class LockPlaces(NamedTuple):
+    """Where this user's locks are kept."""
 
-    return load(path)
-
-
-def _merge(given: Given, environ: Mapping[str, str]) -> tuple[Settings, str, str | None]:
-    """Lay all places over each other; also the job's name, and the file's."""
-    line = _from_line(given)
-    file = _load(line, environ)
-    defaults = _from_file(file.defaults) if file else {}
-    tables = {name: _from_file(table) for name, table in file.jobs.items()} if file else {}
-    job = _value(line, "job") or _value(defaults, "job") or _job_name(given, line)
-    settings = {
-        **defaults,
-        **tables.get(job, {}),
-        **_from_credentials(environ),
-        **_from_environment(environ),
-        **line,
-    }
-    return settings, job, file.path if file else None
+    directory: str
+    """of host locks"""
+    lease_url: str | None
+    """``None``: no lease store is configured"""
+    store_wait: float
 
 
-def _job_name(given: Given, line: Settings) -> str:
-    if "command" in line:
-        return jobname.shell_job_name(line["command"].value)
-    return jobname.job_name(given.command) if given.command else ""
+def lock_places(
+    lease_url: str | None, ledger_url: str | None, config: str | None, environ: Mapping[str, str]
+) -> LockPlaces:
+    """Find the locks for a subcommand; the first three are its own options."""
+    given = {"lease-url": lease_url, "ledger-url": ledger_url, "config": config}
+    settings = common(given, environ)
+    state = paths.state_dir(environ)
+    store_wait = _ledger(settings, state).store_wait
+    return LockPlaces(paths.lock_dir(environ, state), _lease_url(settings), store_wait)
 
 
 def _argv(given: Given, settings: Settings) -> tuple[str, ...]:
@@ -258,6 +116,10 @@ _LOCK_FIELDS = {
     "slots": "slots",
     "shared": "shared",
     "min-hold": "min_hold",
+}
+_LEASE_FIELDS = {
+    "ttl": "ttl",
+    "on-lease-loss": "on_lease_loss",
 }
 _KEY_FIELDS = {
     "needs": "needs",
@@ -300,38 +162,31 @@ _REPORT_FIELDS = {
 }
 
 
-def _value(settings: Settings, name: str) -> Any:
-    setting = settings.get(name)
-    return setting.value if setting else None
-
-
-def _chosen(settings: Settings, fields: Mapping[str, str]) -> dict[str, Any]:
-    """What was said about these fields; the rest keep the defaults of the model."""
-    return {field: settings[name].value for name, field in fields.items() if name in settings}
-
-
 def _lock(settings: Settings, directory: str) -> LockSpec | None:
-    name, file = _value(settings, "lock"), _value(settings, "lock-file")
+    name, file = value_of(settings, "lock"), value_of(settings, "lock-file")
     if name is None and file is None:
         return None
-    scope = "distributed" if _distributed(settings) else "host"
-    return LockSpec(name, file, directory, scope)._replace(**_chosen(settings, _LOCK_FIELDS))
+    spec = LockSpec(name, file, directory)._replace(**fields_of(settings, _LOCK_FIELDS))
+    if not _distributed(settings):
+        return spec
+    spec = spec._replace(scope="distributed", lease_url=_lease_url(settings))
+    return spec._replace(**fields_of(settings, _LEASE_FIELDS))
 
 
 def _exec(settings: Settings, argv: tuple[str, ...]) -> ExecSpec:
-    retry = RetrySpec()._replace(**_chosen(settings, _RETRY_FIELDS))
+    retry = RetrySpec()._replace(**fields_of(settings, _RETRY_FIELDS))
     if "backoff" in settings:
         base, cap = settings["backoff"].value
         retry = retry._replace(base=base, cap=cap)
-    spec = ExecSpec(argv, retry)._replace(**_chosen(settings, _EXEC_FIELDS))
+    spec = ExecSpec(argv, retry)._replace(**fields_of(settings, _EXEC_FIELDS))
     return spec._replace(stdin="replay") if _stdin_template(settings) else spec
 
 
 def _ledger(settings: Settings, state: str) -> LedgerSpec:
-    url = _value(settings, "ledger-url") or f"sqlite://{state}/{LEDGER_FILE}"
-    keyed = any(_value(settings, name) for name in ("key", "needs", "retry-budget"))
+    url = value_of(settings, "ledger-url") or f"sqlite://{state}/{LEDGER_FILE}"
+    keyed = any(value_of(settings, name) for name in ("key", "needs", "retry-budget"))
     spec = LedgerSpec(url, state, on_down="stop" if keyed else "run")
-    return spec._replace(**_chosen(settings, _LEDGER_FIELDS))
+    return spec._replace(**fields_of(settings, _LEDGER_FIELDS))
 
 
 # ---------------------------------------------------------------- what does not go together
@@ -364,12 +219,27 @@ def _check_lock(settings: Settings) -> None:
         raise _conflict(remote, file, "a lock file is a lock of this host")
     if remote and reader:
         raise _conflict(remote, reader, "shared locks exist in host scope only")
-    if remote and lock and not _has_lease_store(settings):
-        raise _error(remote.source, f"{remote.origin} needs a lease store: give --lease-url")
+    if remote and lock and not _lease_url(settings):
+        raise wrong(remote.source, f"{remote.origin} needs a lease store: give --lease-url")
+    if remote and lock:
+        _check_lease(settings, remote)
     if not (lock or file):
         for setting in (slots, shared, hold, remote):
             if setting and setting.source == LINE:
                 raise UsageError(f"{setting.origin} is about a lock: give --lock or --lock-file")
+
+
+def _check_lease(settings: Settings, remote: Setting) -> None:
+    store = settings.get("lease-url", remote)
+    hold = settings.get("min-hold")
+    scheme = (_lease_url(settings) or "").partition(":")[0]
+    if scheme in _LATER:
+        raise wrong(store.source, f"{store.origin}: leases in {scheme} are not in this version")
+    if hold and hold.value and scheme == "postgresql+advisory":
+        raise _conflict(hold, store, "an advisory lock cannot outlive its session")
+
+
+_LATER = ("etcd", "etcds", "consul", "consuls")
 
 
 def _check_key(settings: Settings) -> None:
@@ -387,7 +257,7 @@ def _check_key(settings: Settings) -> None:
 
 def _conflict(one: Setting, other: Setting, why: str) -> UsageError | ConfigError:
     source = FILE if one.source == other.source == FILE else LINE
-    return _error(source, f"{one.origin} cannot go with {other.origin}: {why}")
+    return wrong(source, f"{one.origin} cannot go with {other.origin}: {why}")
 
 
 def _stdin_template(settings: Settings) -> Setting | None:
@@ -414,13 +284,10 @@ def _distributed(settings: Settings) -> Setting | None:
     return scope or named
 
 
-def _has_lease_store(settings: Settings) -> bool:
-    url = settings.get("ledger-url")
-    return "lease-url" in settings or bool(url and url.value.startswith("postgresql:"))
-
-
-def _refuse_what_is_not_built(settings: Settings) -> None:
-    """The stores of later versions: parsed and checked above, refused here and only here."""
-    remote = _distributed(settings)
-    if remote and "lock" in settings:
-        raise UsageError(f"{remote.origin}: distributed locks are not in this version")
+def _lease_url(settings: Settings) -> str | None:
+    """Find the lease store: the one that is named, else the ledger, where that can be one."""
+    url: str | None = value_of(settings, "lease-url")
+    if url is None:
+        ledger = value_of(settings, "ledger-url")
+        return ledger if ledger and ledger.startswith("postgresql:") else None
+    return url

@@ -100,14 +100,26 @@ def _lock(spec: LockSpec, run: Run) -> dict[str, Any]:
     where = (
         {"lock_file": spec.file}
         if spec.name is None
-        else {"lock": run.lock, "lock_dir": spec.directory}
+        else {"lock": run.lock}
     )
+    if spec.name is not None and spec.lease_url is None:
+        where["lock_dir"] = spec.directory
     return {
         **where,
         "scope": spec.scope,
         "slots": spec.slots,
         "shared": spec.shared,
         "min_hold": _seconds(spec.min_hold),
+        **(_lease(spec) if spec.lease_url is not None else {}),
+    }
+
+
+def _lease(spec: LockSpec) -> dict[str, Any]:
+    assert spec.lease_url is not None
+    return {
+        "lease_url": redact_url(spec.lease_url),
+        "ttl": _seconds(spec.ttl),
+        "on_lease_loss": spec.on_lease_loss,
     }
 
 

@@ -28,6 +28,11 @@ class LockSpec(NamedTuple):
     slots: int = 1
     shared: bool = False
     min_hold: float = 0.0
+    lease_url: str | None = None
+    """where the lease is kept; ``None`` in host scope"""
+    ttl: float = 60.0
+    """s that a lease is good for after its last renewal"""
+    on_lease_loss: str = "stop"
 
 
 class KeySpec(NamedTuple):
@@ -175,6 +180,8 @@ class Grant(NamedTuple):
     since: float
     fds: tuple[int, ...] = ()
     """the descriptors that hold it; COMMAND inherits them"""
+    fence_durable: bool | None = None
+    """whether the store's counter survives a crash of its server; ``None``: it was not asked"""
 
 
 class Busy(NamedTuple):
@@ -182,6 +189,57 @@ class Busy(NamedTuple):
 
     holders: tuple[Holder, ...] = ()
     reason: str | None = None
+
+
+# ---------------------------------------------------------------- what a lease store says
+
+
+class LeaseRequest(NamedTuple):
+    """What a run asks a store for."""
+
+    lock: str
+    """the lock's name, any text of up to 1024 characters"""
+    owner: str
+    """``host:pid:job_id``, for people"""
+    job_id: str
+    token: str
+    """32 hex digits, drawn once per run: who has it may renew and release"""
+    slots: int
+    """places; as long as one of them is taken, another number is ``ConfigError``"""
+    ttl: float
+    """s"""
+    min_hold: float = 0.0
+    """s that the place stays taken from its acquisition on, even after its release"""
+
+
+class Waiting(NamedTuple):
+    """The lock is busy; with ``wait``, we are in its queue."""
+
+    holders: tuple[Holder, ...]
+    """some of them, where there are many; empty when the place is kept for others in the queue"""
+    ask_again: float
+    """s after which to ask again at the latest, even if nothing wakes us; the caller jitters it.
+
+    Who does not ask for several times that long loses its place in the queue.
+    """
+
+
+class Place(NamedTuple):
+    """One place that is taken, for ``locks`` and ``unlock``."""
+
+    lock: str
+    owner: str
+    job_id: str
+    token: str
+    """what ``take_away`` wants"""
+    fence: int
+    since: float
+    """s since 1970, by the store's clock"""
+    expires_in: float
+    """s until the place is free unless it is renewed"""
+    slots: int
+    released: bool = False
+    """the run has ended; the place stays taken for ``min_hold`` alone"""
 
 
 # ---------------------------------------------------------------- what the ledger says

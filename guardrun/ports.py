@@ -7,10 +7,24 @@ Imported by type checkers only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
-from guardrun.model import Budget, Busy, Claim, Event, Grant, Holder, KeySpec, Outcome, Refusal, Run
+from guardrun.model import (
+    Budget,
+    Busy,
+    Claim,
+    Event,
+    Grant,
+    Holder,
+    KeySpec,
+    LeaseRequest,
+    Outcome,
+    Place,
+    Refusal,
+    Run,
+    Waiting,
+)
 
 Emit = Callable[[Event], None]
 
@@ -33,6 +47,58 @@ class Lock(Protocol):
 
     def release(self) -> None:
         """Give up what ``acquire`` got; does nothing when that was nothing."""
+
+
+class LeaseStore(Protocol):
+    """One store of leases; used by one process, one call at a time."""
+
+    @property
+    def fence_durable(self) -> bool | None:
+        """Whether the fence survives a crash of the server; ``None`` while nobody has told us."""
+
+    def acquire(self, wanted: LeaseRequest, wait: bool, due: float) -> Grant | Waiting:
+        """Take a place, in one atomic step; the same token gets the same grant again.
+
+        Waiters are served in the order they came, and who does not wait gets what none of them
+        is entitled to. With ``wait``, a no means to be in the queue, or to stay in it.
+        Raises ``ConfigError`` for another number of slots than the lock has.
+        """
+
+    def leave(self, wanted: LeaseRequest, due: float) -> None:
+        """Stop waiting: the queue goes on without us."""
+
+    def renew(self, wanted: LeaseRequest, due: float) -> bool:
+        """Extend the lease to a full ttl from now; False: it is not ours, or not any more."""
+
+    def release(self, wanted: LeaseRequest, due: float) -> bool:
+        """Give the place back and wake who is next; False: it was not ours, nothing changed."""
+
+    def wake_fd(self) -> int | None:
+        """What is readable when it is worth asking again; ``None``: only ``ask_again`` counts.
+
+        Ask for it anew after every ``acquire`` and ``drain``: it may be another one.
+        """
+
+    def loss_fd(self) -> int | None:
+        """What is readable when what is held may be lost: ``renew`` tells; ``None``: nothing is."""
+
+    def drain(self) -> None:
+        """Read what made these readable; never blocks."""
+
+    def holders(self, lock: str, due: float) -> tuple[Place, ...]:
+        """The places of a lock that are taken, the oldest first."""
+
+    def locks(self, due: float) -> Iterator[Place]:
+        """All that are taken in this store."""
+
+    def take_away(self, lock: str, token: str, due: float) -> bool:
+        """End one holding, whoever has it, and raise the fence; False: there is none."""
+
+    def idle(self) -> None:
+        """Let go of connections until they are needed again; one that waits to be woken stays."""
+
+    def close(self) -> None:
+        """Let go of everything."""
 
 
 class Ledger(Protocol):

@@ -13,15 +13,17 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import servers
 from ledgers import answers, job_id
 
 from guardrun import kernel
-from guardrun.locks.lease import LeaseRequest, LeaseStore, Waiting
-from guardrun.model import Grant
+from guardrun.model import Grant, LeaseRequest, Waiting
 from guardrun.postgres.schema import migrate
+
+if TYPE_CHECKING:
+    from guardrun.ports import LeaseStore
 
 
 def due(seconds: float = 10.0) -> float:

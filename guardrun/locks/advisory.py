@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 
 from guardrun.digest import sha256
 from guardrun.errors import StoreUnavailable, UsageError
-from guardrun.locks.lease import Held, Waiting, check
+from guardrun.locks.lease import check
 from guardrun.locks.postgres import ask, asking, coded, decide, identity, taken
 from guardrun.locks.postgres_session import SQL, Session
+from guardrun.model import Place, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from guardrun.locks.lease import LeaseRequest
-    from guardrun.model import Grant
+    from guardrun.model import Grant, LeaseRequest
 
 SCHEME = "postgresql+advisory"
 
@@ -116,11 +116,11 @@ class AdvisoryLeases:
         """Read what made it readable; when the session has ended, ``renew`` says so at once."""
         self._session.drain()
 
-    def holders(self, lock: str, due: float) -> tuple[Held, ...]:
+    def holders(self, lock: str, due: float) -> tuple[Place, ...]:
         """The places of a lock that are taken, the oldest first."""
         return tuple(taken(self._session, due, SCHEME, lock))
 
-    def locks(self, due: float) -> Iterator[Held]:
+    def locks(self, due: float) -> Iterator[Place]:
         """All that are taken in this store."""
         return iter(taken(self._session, due, SCHEME, None))
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from guardrun.digest import sha256
 from guardrun.errors import ConfigError
-from guardrun.locks.lease import LONGEST_HOLD, Held, Waiting, check
+from guardrun.locks.lease import LONGEST_HOLD, check
 from guardrun.locks.postgres_session import SQL, Session
-from guardrun.model import Grant, Holder
+from guardrun.model import Grant, Holder, Place, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from guardrun.locks.lease import LeaseRequest
+    from guardrun.model import LeaseRequest
 
 SCHEME = "postgresql"
 
@@ -75,15 +75,19 @@ class PostgresLeases:
         """Readable when a place is free, or the connection has ended."""
         return self._session.fileno() if self._waiting and self._session.listens else None
 
+    def loss_fd(self) -> int | None:
+        """Nothing tells: only the ttl counts."""
+        return None
+
     def drain(self) -> None:
         """Read what made it readable."""
         self._session.drain()
 
-    def holders(self, lock: str, due: float) -> tuple[Held, ...]:
+    def holders(self, lock: str, due: float) -> tuple[Place, ...]:
         """The places of a lock that are taken, the oldest first."""
         return tuple(taken(self._session, due, SCHEME, lock))
 
-    def locks(self, due: float) -> Iterator[Held]:
+    def locks(self, due: float) -> Iterator[Place]:
         """All that are taken in this store."""
         return iter(taken(self._session, due, SCHEME, None))
 
@@ -169,12 +173,12 @@ def decide(
     return found
 
 
-def taken(session: Session, due: float, scheme: str, lock: str | None) -> list[Held]:
+def taken(session: Session, due: float, scheme: str, lock: str | None) -> list[Place]:
     """The places that are taken, of one lock or of all."""
     values = {"scheme": scheme, "id": None if lock is None else identity(scheme, lock)}
     (rows,) = session.transact(due, (SQL["taken"], values))
     return [
-        Held(name if raw is None else bytes(raw).decode("utf-8", "surrogatepass"), *row)
+        Place(name if raw is None else bytes(raw).decode("utf-8", "surrogatepass"), *row)
         for name, raw, *row in rows
     ]
 

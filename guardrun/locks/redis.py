@@ -18,14 +18,14 @@ import redis
 
 from guardrun.errors import ConfigError
 from guardrun.locks import lua
-from guardrun.locks.lease import LONGEST_HOLD, Held, Waiting, check
+from guardrun.locks.lease import LONGEST_HOLD, check
 from guardrun.locks.redis_connection import Connection, unavailable
-from guardrun.model import Grant, Holder
+from guardrun.model import Grant, Holder, Place, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from guardrun.locks.lease import LeaseRequest
+    from guardrun.model import LeaseRequest
 
 _PREFIX = "guardrun:"
 _KEYS = ("lock", "held", "queue", "alive")
@@ -103,15 +103,19 @@ class RedisLeases:
         """What is readable when it is worth asking again; ``None``: only ``ask_again`` counts."""
         return self._bell.fileno() if self._waiting else None
 
+    def loss_fd(self) -> int | None:
+        """Nothing tells: only the ttl counts."""
+        return None
+
     def drain(self) -> None:
         """Read what made it readable; never blocks. Whatever it was, it means: ask again."""
         self._bell.discard()
 
-    def holders(self, lock: str, due: float) -> tuple[Held, ...]:
+    def holders(self, lock: str, due: float) -> tuple[Place, ...]:
         """The places of a lock that are taken, the oldest first."""
         return self._held(lock, self._run("holders", lock, due))
 
-    def locks(self, due: float) -> Iterator[Held]:
+    def locks(self, due: float) -> Iterator[Place]:
         """All that are taken in this store, by a walk over its keys."""
         pattern, cursor = f"{_PREFIX}{{*}}:held", b"0"
         seen: set[bytes] = set()
@@ -172,7 +176,7 @@ class RedisLeases:
         )
         return Waiting(holders, max(int(ask_again) / 1e6, 0.0))
 
-    def _held(self, lock: str, answer: list[Any]) -> tuple[Held, ...]:
+    def _held(self, lock: str, answer: list[Any]) -> tuple[Place, ...]:
         slots, *told = answer
         found = [
             _Place(stored).held(lock, slots, member.decode("utf-8", "replace"), int(left) / 1e6)
@@ -234,10 +238,10 @@ class _Place:
         self.fence = fence
         self.job_id, _, self.owner = detail.partition("\n")
 
-    def held(self, lock: str, slots: int, member: str, left: float) -> Held:
+    def held(self, lock: str, slots: int, member: str, left: float) -> Place:
         """The same, for people who look at it."""
         released = member.startswith("-")
-        return Held(
+        return Place(
             lock, self.owner, self.job_id, member, self.fence, self.since, left, slots, released
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from lease_stores import (
@@ -24,8 +25,10 @@ from support import eventually
 
 from guardrun import kernel
 from guardrun.errors import ConfigError, StoreUnavailable, UsageError
-from guardrun.locks.lease import LeaseRequest, LeaseStore
-from guardrun.model import Grant
+from guardrun.model import Grant, LeaseRequest
+
+if TYPE_CHECKING:
+    from guardrun.ports import LeaseStore
 
 ODD_NAMES = [
     "a b",

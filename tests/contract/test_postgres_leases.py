@@ -23,9 +23,8 @@ from guardrun import kernel
 from guardrun.errors import ConfigError, StoreOutdated, StoreUnavailable, UsageError
 from guardrun.ledger.postgres import PostgresLedger
 from guardrun.locks.advisory import AdvisoryLeases, number
-from guardrun.locks.lease import LeaseRequest, Waiting
 from guardrun.locks.postgres import PostgresLeases
-from guardrun.model import Grant
+from guardrun.model import Grant, LeaseRequest, Waiting
 from guardrun.postgres.schema import SCHEMA, migrate
 
 __all__ = ["roles"]
@@ -162,7 +161,7 @@ def test_a_waiter_that_was_killed_is_passed_over_at_once(
 import sys
 from guardrun import kernel
 from guardrun.locks.advisory import AdvisoryLeases
-from guardrun.locks.lease import LeaseRequest
+from guardrun.model import LeaseRequest
 from guardrun.locks.postgres import PostgresLeases
 kind = AdvisoryLeases if sys.argv[1].startswith("postgresql+") else PostgresLeases
 leases = kind(sys.argv[1])
@@ -352,7 +351,7 @@ def test_a_lease_after_a_lock_wait_lasts_its_whole_ttl(
     script = """
 import sys
 from guardrun import kernel
-from guardrun.locks.lease import LeaseRequest
+from guardrun.model import LeaseRequest
 from guardrun.locks.postgres import PostgresLeases
 leases = PostgresLeases(sys.argv[1])
 said = leases.acquire(LeaseRequest("l", "o", "j", sys.argv[2], 1, 30.0), False, kernel.now() + 20)
@@ -392,7 +391,7 @@ def test_a_renewal_behind_a_lock_that_outlasts_the_lease_fails(
     script = """
 import sys
 from guardrun import kernel
-from guardrun.locks.lease import LeaseRequest
+from guardrun.model import LeaseRequest
 from guardrun.locks.postgres import PostgresLeases
 own = LeaseRequest("l", "o", "j", sys.argv[2], 1, 30.0)
 print(PostgresLeases(sys.argv[1]).renew(own, kernel.now() + 20))

@@ -64,8 +64,6 @@ SAMPLES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 # Their own defaults say so: nothing changes when they are given.
 _SAY_THE_DEFAULT = {"exclusive", "nonblock"}
-# Read and checked, and part of no Plan before the stores they are about.
-_LATER = {"scope", "lease-url", "ttl", "on-lease-loss"}
 _NO_SETTING = {"command", "config", "dry-run", "help", "version"}
 
 
