@@ -171,6 +171,13 @@ class Channel:
                 os.close(memory)
         return True
 
+    def hint(self, message: tuple[object, ...]) -> None:
+        """Send a small message that may get lost, to somebody who may be stopped for hours."""
+        try:
+            self._end.sendmsg([marshal.dumps(self._packed(message))], [], _socket.MSG_DONTWAIT)
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            pass
+
     def receive(self) -> tuple[tuple[object, ...], tuple[int, ...]] | None:
         """Receive one message and its descriptors; ``None`` when the other end is closed."""
         try:

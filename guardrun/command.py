@@ -84,7 +84,9 @@ class Command:
         output.sent()
         if _STDIN in stdio:
             os.close(stdio[_STDIN])
-        execution = watching.watch(self._loop, self._guard, order, output, self._log, number, claim)
+        execution = watching.watch(
+            self._loop, self._guard, order, output, self._log, number, grant, claim
+        )
         self._at_large = False
         self._leftovers = execution.ended.orphans > 0
         self._captured = output.captured()

@@ -97,11 +97,7 @@ def _literal(text: str) -> str:
 
 
 def _lock(spec: LockSpec, run: Run) -> dict[str, Any]:
-    where = (
-        {"lock_file": spec.file}
-        if spec.name is None
-        else {"lock": run.lock}
-    )
+    where = {"lock_file": spec.file} if spec.name is None else {"lock": run.lock}
     if spec.name is not None and spec.lease_url is None:
         where["lock_dir"] = spec.directory
     return {

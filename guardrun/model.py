@@ -274,6 +274,15 @@ class Captured(NamedTuple):
     stderr: bytes = b""
 
 
+class Recorded(NamedTuple):
+    """An outcome is stored; what of it turned out not to have been ours any more."""
+
+    claim: bool = True
+    """False: the key was taken over, and was left alone"""
+    lease: bool = True
+    """False: the lock's lease was lost; known only where it is kept beside the ledger"""
+
+
 # ---------------------------------------------------------------- how it ended
 
 

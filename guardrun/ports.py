@@ -16,11 +16,11 @@ from guardrun.model import (
     Claim,
     Event,
     Grant,
-    Holder,
     KeySpec,
     LeaseRequest,
     Outcome,
     Place,
+    Recorded,
     Refusal,
     Run,
     Waiting,
@@ -42,8 +42,11 @@ class Lock(Protocol):
     def acquire(self, run: Run, due: float) -> Grant | Busy:
         """Take the lock, waiting until ``due`` (CLOCK_BOOTTIME) at the latest."""
 
-    def holders(self) -> tuple[Holder, ...]:
-        """Who holds it now, as far as can be told."""
+    def assure(self) -> bool:
+        """Whether COMMAND may be started under it; renews it first where it is old."""
+
+    def lost(self) -> bool:
+        """Whether it was lost, and COMMAND runs on all the same (``--on-lease-loss warn``)."""
 
     def release(self) -> None:
         """Give up what ``acquire`` got; does nothing when that was nothing."""
@@ -151,6 +154,9 @@ class RunLedger(Ledger, Protocol):
     def retry_cap(self) -> float:
         """s; the longest that asking once more is put off."""
 
+    def record(self, outcome: Outcome, due: float, /) -> Recorded:
+        """As ``finish``; the lock's lease, if it is kept in the same place, ends with it."""
+
     def announce(self, run: Run, key: KeySpec, due: float, /) -> Claim | Refusal:
         """As ``begin``, for a run that can do without: what takes long happens beside COMMAND."""
 
@@ -163,6 +169,9 @@ class RemoteLedger(Ledger, Protocol):
 
     def renew(self, run: Run, due: float, /) -> bool:
         """Extend the claim (without a key: the run's row); False when it is not ours any more."""
+
+    def finish_and_release(self, outcome: Outcome, wanted: LeaseRequest, due: float, /) -> Recorded:
+        """As ``finish``; the same transaction sees whether the lease is ours, and gives it back."""
 
     def interrupt(self, run: Run, due: float, /) -> None:
         """Record that the run was cut off, and nothing of COMMAND is alive."""
@@ -192,9 +201,13 @@ class Tended(Protocol):
     def overdue_at(self) -> float:
         """When ``check`` is to be called (CLOCK_BOOTTIME)."""
 
-    def ready(self) -> None: ...
+    def ready(self) -> bool:
+        """Read what it says; whether that is worth a look at what it holds."""
 
     def check(self) -> None: ...
+
+    def release(self) -> None:
+        """The run is over: it may end."""
 
 
 class Waiter(Protocol):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from guardrun.command import Command
     from guardrun.ledger.spool import Spool
-    from guardrun.model import Holder, KeySpec, Plan, Run
+    from guardrun.model import Holder, KeySpec, Plan, Recorded, Run
     from guardrun.ports import Lock, Rng, RunLedger
     from guardrun.report.log import Log
     from guardrun.supervisor.loop import Loop
@@ -71,7 +71,10 @@ def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
         except (GuardrunError, OSError) as error:  # OSError: no descriptors are left, say
             ending = fault(error, tools, attempts)
         captured, took = tools.command.captured(), kernel.now() - begun
-        outcome = account.outcome(plan, me, held, attempts, ending, captured, time.time(), took)
+        lost = tools.lock is not None and bool(attempts) and tools.lock.lost()
+        outcome = account.outcome(
+            plan, me, held, attempts, ending, captured, lost, time.time(), took
+        )
         outcome = persist(plan, outcome, tools)
         outcome = show_output(outcome, tools)
         tools.log.emit(events.run_finished(time.time(), outcome))
@@ -121,7 +124,7 @@ def acquire_lock(plan: Plan, me: Run, tools: Tools) -> tuple[Held, Ending | None
         holder = answer.holders[0] if answer.holders else None
         reason = answer.reason or _held(f"lock {me.lock}", holder)
         return Held(waited=waited), busy(me, tools, holder, reason, plan.conflict_code)
-    tools.log.emit(events.lock_acquired(me, answer, waited))
+    tools.log.emit(events.lock_acquired(time.time(), me, answer, waited))
     return Held(answer, waited), None
 
 
@@ -247,7 +250,7 @@ def execute(plan: Plan, me: Run, tools: Tools, held: Held, attempts: list[Attemp
     loop.check()
     while True:
         number = len(attempts) + 1
-        if tools.ledger is not None and not tools.ledger.assure():
+        if not is_held(tools):
             log.emit(events.lease_lost(time.time(), number, policy.LEASE_LOST))
             return Ending("lease_lost", _CAUSE_CODES["lease_lost"], policy.LEASE_LOST)
         execution = tools.command.execute(number, held.grant, held.claim)
@@ -282,6 +285,12 @@ def execute(plan: Plan, me: Run, tools: Tools, held: Held, attempts: list[Attemp
         if kernel.now() + delay >= loop.deadline:
             raise DeadlineReached("the next attempt would start after --deadline")
         loop.pause((), kernel.now() + delay)
+
+
+def is_held(tools: Tools) -> bool:
+    """Whether lock and claim are good for long enough to start COMMAND under them."""
+    held = [store.assure() for store in (tools.lock, tools.ledger) if store is not None]
+    return all(held)
 
 
 _CAUSE_CODES = {"timeout": 124, "deadline": 124, "lease_lost": 74, "warden_lost": 70}
@@ -325,23 +334,21 @@ def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:
         return outcome
     tools.loop.deadline = float("inf")
     due = kernel.now() + plan.ledger.record_wait
-    if outcome.result == "store_unavailable":
+    if outcome.result == "store_unavailable" and not lease_store_alone(plan, outcome):
         due = kernel.now()  # --store-wait has been spent on it
     elif outcome.die_by is not None and outcome.result == "interrupted":
         due = min(due, kernel.now() + _TOLD)  # whoever told us to stop waits for it
     try:
-        if insist(
-            tools.loop, tools.rng, due, ledger.retry_cap, lambda due: ledger.finish(outcome, due)
-        ):
-            return outcome
-        stale = "the key was taken over meanwhile, and was left alone"
-        return outcome._replace(reason=stale, exit_code=74, lease_lost=True)
+        recorded = insist(
+            tools.loop, tools.rng, due, ledger.retry_cap, lambda due: ledger.record(outcome, due)
+        )
+        return disowned(plan, outcome, recorded)
     except ToldToStop as told:
         problem = f"told to stop by {signal_name(told.signum)} while recording"
         outcome = outcome._replace(die_by=told.signum, exit_code=128 + told.signum)
     except GuardrunError as down:  # also a URL that turns out to make no sense
         problem = str(down)
-        if outcome.result == "store_unavailable":  # why is known; this time nobody waited
+        if outcome.result == "store_unavailable":  # why is known
             problem = outcome.reason or problem
     try:
         spool.keep(outcome)
@@ -352,6 +359,26 @@ def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:
         whole = to_json(outcome)
         tools.log.emit(events.outcome_unsaved(time.time(), f"{problem}; spool: {error}", whole))
     return outcome
+
+
+def lease_store_alone(plan: Plan, outcome: Outcome) -> bool:
+    """Whether what could not be reached is another store than the ledger."""
+    lock = plan.lock
+    remote = lock is not None and lock.lease_url is not None and not outcome.held
+    return remote and lock is not None and lock.lease_url != plan.ledger.url
+
+
+def disowned(plan: Plan, outcome: Outcome, recorded: Recorded) -> Outcome:
+    """Tell of what turned out to be somebody else's by the time the outcome was stored."""
+    if not recorded.claim:
+        stale = "the key was taken over meanwhile, and was left alone"
+        return outcome._replace(reason=stale, exit_code=74, lease_lost=True)
+    if recorded.lease:
+        return outcome
+    if plan.lock is not None and plan.lock.on_lease_loss == "warn":
+        return outcome._replace(lease_lost=True)
+    gone = "the lock was not ours any more when the outcome was stored"
+    return outcome._replace(reason=gone, exit_code=74, lease_lost=True)
 
 
 def show_output(outcome: Outcome, tools: Tools) -> Outcome:
@@ -372,4 +399,6 @@ def release(tools: Tools) -> None:
         tools.lock.release()
     if tools.ledger is not None:
         tools.ledger.close()
+    if tools.loop.keeper is not None:
+        tools.loop.keeper.release()
     tools.command.bury()

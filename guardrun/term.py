@@ -18,57 +18,117 @@ if TYPE_CHECKING:
 
 _NEVER = float("inf")
 _TERM, _KILL, _HALF, _OVERDUE = range(4)
+_ROW = 4
 
 
-class Term:
-    """One page, shared with every process forked from here on; nothing is held at first."""
+class Row:
+    """What one thing that is held allows: a key's claim, or a lock's lease; nothing at first."""
 
-    def __init__(self) -> None:
-        self._page = memoryview(mmap.mmap(-1, 4 * 8)).cast("d")
+    def __init__(self, page: memoryview[float]) -> None:
+        self._page = page
         self.clear()
 
-    def extend(self, lease: Lease, overdue_at: float) -> None:
-        """Write down what a lease just granted allows."""
-        # The kill first: a reader in between sees a grace period that is too long, never a term
-        # that is.
-        self._page[_KILL] = lease.kill_at
-        self._page[_TERM] = lease.term_at
-        self._page[_HALF] = lease.half_at
+    def extend(self, lease: Lease, overdue_at: float, now: float) -> None:
+        """Write down what a lease just granted allows.
+
+        From ``term_at`` on COMMAND is being stopped, and that is not taken back.
+        """
+        if now < self.term_at:
+            # The kill first: a reader in between sees a grace period that is too long, never a
+            # term that is.
+            self._page[_KILL] = lease.kill_at
+            self._page[_TERM] = lease.term_at
+            self._page[_HALF] = lease.half_at
         self._page[_OVERDUE] = overdue_at
 
     def show_life(self, overdue_at: float) -> None:
-        """Write down when the keeper will have done something next."""
-        self._page[_OVERDUE] = overdue_at
+        """Write down when the keeper will have done something next, if anything is held."""
+        if self.term_at != _NEVER:
+            self._page[_OVERDUE] = overdue_at
 
     def lose(self, now: float) -> None:
-        """Nothing is held any more, and that is certain: COMMAND must be dead at once."""
+        """It is not held any more, and that is certain."""
         self._page[_TERM] = self._page[_KILL] = self._page[_HALF] = now
         self._page[_OVERDUE] = _NEVER
 
     def clear(self) -> None:
-        """Nothing is held, and nothing needs to be."""
+        """It is not held, and does not need to be."""
         for at in (_OVERDUE, _TERM, _KILL, _HALF):
             self._page[at] = _NEVER
 
     @property
     def term_at(self) -> float:
-        """COMMAND is told to stop, unless this has moved on by then."""
+        """From here on it is not proved to be held, unless this has moved on by then."""
         return self._page[_TERM]
 
     @property
     def kill_at(self) -> float:
-        """COMMAND is killed."""
+        """What depends on it must be dead."""
         return self._page[_KILL]
 
     @property
     def half_at(self) -> float:
-        """From here on COMMAND must not be started."""
+        """From here on COMMAND must not be started under it."""
         return self._page[_HALF]
 
     @property
     def overdue_at(self) -> float:
         """A keeper that has not moved this on by then is stopped or stuck."""
         return self._page[_OVERDUE]
+
+
+class Term:
+    """One page, shared with every process forked from here on.
+
+    ``on_lease_loss`` says whether COMMAND must ``stop`` when the lock is lost, or not (``warn``).
+    """
+
+    def __init__(self, on_lease_loss: str = "stop") -> None:
+        page = memoryview(mmap.mmap(-1, 8 * (2 * _ROW + 1))).cast("d")
+        self.claim = Row(page[:_ROW])
+        self.lock = Row(page[_ROW : 2 * _ROW])
+        self._executed = page[2 * _ROW :]
+        self._rows = (self.claim, self.lock)
+        self._binding = (self.claim,) if on_lease_loss == "warn" else self._rows
+
+    @property
+    def term_at(self) -> float:
+        """COMMAND is told to stop, unless this has moved on by then."""
+        return min([row.term_at for row in self._binding])
+
+    @property
+    def kill_at(self) -> float:
+        """COMMAND is killed."""
+        return min([row.kill_at for row in self._binding])
+
+    @property
+    def half_at(self) -> float:
+        """From here on COMMAND must not be started."""
+        return min([row.half_at for row in self._rows])
+
+    @property
+    def overdue_at(self) -> float:
+        """A keeper that has not moved this on by then is stopped or stuck."""
+        return min([row.overdue_at for row in self._rows])
+
+    @property
+    def warn_at(self) -> float:
+        """The lock is lost, and COMMAND runs on all the same."""
+        return self.lock.term_at if self.lock not in self._binding else _NEVER
+
+    def show_life(self, overdue_at: float) -> None:
+        """Write down when the keeper will have done something next."""
+        for row in self._rows:
+            row.show_life(overdue_at)
+
+    @property
+    def executed(self) -> bool:
+        """Whether COMMAND may ever have been started."""
+        return bool(self._executed[0])
+
+    def execute(self) -> None:
+        """COMMAND is just about to be started: from here on only its end frees what is held."""
+        self._executed[0] = 1.0
 
 
 class Bond(NamedTuple):

@@ -17,9 +17,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from guardrun.keeper.link import Link
     from guardrun.ledger.spool import Spool
     from guardrun.model import Outcome, Plan, Run
-    from guardrun.ports import Lock, RemoteLedger, Rng, RunLedger
+    from guardrun.ports import Lock, Rng, RunLedger
     from guardrun.term import Bond
 
 
@@ -39,15 +40,16 @@ def perform(plan: Plan) -> NoReturn:
         stdin = Stdin(loop, plan.exec.stdin_max)
     rng = Chance()
     spare: set[int] = set()
-    ledger, spool, bond = _ledger(plan, loop, rng, spare)
+    ledger, spool = _ledger(plan)
+    link, bond = _keeper(plan, spool, loop, rng, spare)
     me = identity.identify(plan, stdin, os.environ, loop)
     log = journal.bind(job_id=me.job_id, job=me.job)
     tools = Tools(
         loop=loop,
         log=log,
         rng=rng,
-        lock=_lock(plan, me, loop, rng),
-        ledger=ledger,
+        lock=_lock(plan, me, link, loop, rng),
+        ledger=ledger or _remote_ledger(plan, link, loop, rng),
         spool=spool,
         command=Command(plan.exec, me, loop, log, mask, stdin, bond, spare),
     )
@@ -59,10 +61,17 @@ def perform(plan: Plan) -> NoReturn:
     os._exit(code)
 
 
-def _lock(plan: Plan, me: Run, loop: Loop, rng: Rng) -> Lock | None:
+def _lock(plan: Plan, me: Run, link: Link | None, loop: Loop, rng: Rng) -> Lock | None:
     spec = plan.lock
     if spec is None:
         return None
+    if spec.lease_url is not None:
+        from guardrun.keeper.lease_proxy import LeaseProxy
+        from guardrun.locks.stores import time_to_live
+
+        assert link is not None
+        spec = spec._replace(ttl=time_to_live(spec.lease_url, spec.ttl))
+        return LeaseProxy(link, spec, loop, rng, plan.ledger.store_wait)
     from guardrun.locks.flock import FileLock, HostLock
 
     if spec.file is not None:
@@ -71,41 +80,77 @@ def _lock(plan: Plan, me: Run, loop: Loop, rng: Rng) -> Lock | None:
     return HostLock(spec, me.lock, loop, rng)
 
 
-def _ledger(
-    plan: Plan, loop: Loop, rng: Rng, spare: set[int]
-) -> tuple[RunLedger | None, Spool | None, Bond | None]:
+# ---------------------------------------------------------------- ledger and spool
+
+
+def _ledger(plan: Plan) -> tuple[RunLedger | None, Spool | None]:
+    """The embedded ledger, if it is that, and the spool of whatever ledger there is."""
     spec = plan.ledger
     if spec.url == "none:":
-        return None, None, None
+        return None, None
     from guardrun.ledger.spool import open_spool
 
     os.close(safety.private_directory(spec.state_dir, "state directory"))
     spool = open_spool(spec, os.environ)
-    if spec.url.startswith("sqlite:"):
-        from guardrun.ledger.local import LocalLedger
+    if not spec.url.startswith("sqlite:"):
+        return None, spool
+    from guardrun.ledger.local import LocalLedger
 
-        path = spec.url.removeprefix("sqlite://")
-        os.close(safety.private_directory(os.path.dirname(path), "ledger directory"))
-        return LocalLedger(path, time.time, spec.keep, spool), spool, None
+    path = spec.url.removeprefix("sqlite://")
+    os.close(safety.private_directory(os.path.dirname(path), "ledger directory"))
+    return LocalLedger(path, time.time, spec.keep, spool), spool
+
+
+def _remote_ledger(plan: Plan, link: Link | None, loop: Loop, rng: Rng) -> RunLedger | None:
+    if link is None or not _is_remote(plan.ledger.url):
+        return None
+    from guardrun.keeper.ledger_proxy import LedgerProxy
+
+    return LedgerProxy(link, loop, rng)
+
+
+def _is_remote(ledger_url: str) -> bool:
+    return ledger_url.startswith("postgresql:")
+
+
+# ---------------------------------------------------------------- what is far away
+
+
+def _keeper(
+    plan: Plan, spool: Spool | None, loop: Loop, rng: Rng, spare: set[int]
+) -> tuple[Link | None, Bond | None]:
+    """The process that owns what is remote, where anything is, and what ties COMMAND to it."""
+    ledger_url = plan.ledger.url
+    lease_url = None if plan.lock is None else plan.lock.lease_url
+    if lease_url is None and not _is_remote(ledger_url):
+        return None, None
     from guardrun import channel
+    from guardrun.keeper.keeper import Stores, Terms
     from guardrun.keeper.link import Link
-    from guardrun.keeper.proxy import LedgerProxy
+    from guardrun.locks.stores import is_session_bound, open_leases
     from guardrun.term import Bond, Term
 
-    def connect() -> RemoteLedger:  # called in the keeper, so that only it loads the driver
+    def connect() -> Stores:  # called in the keeper, so that only it loads the drivers
+        leases = None if lease_url is None else open_leases(lease_url)
+        if not _is_remote(ledger_url):
+            return Stores(None, None, leases, together=False)
         from guardrun.ledger.postgres import PostgresLedger
 
-        return PostgresLedger(spec.url, time.time, plan.key.claim_ttl)
+        ledger = PostgresLedger(ledger_url, time.time, plan.key.claim_ttl)
+        return Stores(ledger, spool, leases, together=lease_url == ledger_url)
 
+    on_lease_loss = "stop" if plan.lock is None else plan.lock.on_lease_loss
     ours, wardens = channel.pair()
-    term = Term()
-    link = Link(ours, term, connect, spool, rng, plan.key.claim_ttl, plan.exec.kill_after, spare)
+    term = Term(on_lease_loss)
+    terms = Terms(plan.key.claim_ttl, plan.exec.kill_after, on_lease_loss)
+    session_bound = lease_url is not None and is_session_bound(lease_url)
+    link = Link(ours, term, connect, terms, session_bound, rng, spare)
     try:
         link.start()
     except StoreUnavailable:
         pass  # the first question starts it, or says why not
     loop.keeper = link
-    return LedgerProxy(link, loop, rng), spool, Bond(term, wardens)
+    return link, Bond(term, wardens)
 
 
 def _end(outcome: Outcome, loop: Loop) -> int:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -62,11 +63,16 @@ def await_grant(store: LeaseStore, wanted: LeaseRequest, within: float = 60.0) -
         if isinstance(said, Grant):
             return said
         assert kernel.now() < last, said
-        fd = store.wake_fd()
-        wait = min(said.ask_again, last - kernel.now())
-        ready, _, _ = select.select([] if fd is None else [fd], [], [], max(wait, 0.001))
-        if ready:
-            store.drain()
+        wait_turn(store, said, last)
+
+
+def wait_turn(store: LeaseStore, said: Waiting, last: float) -> None:
+    """Wait until it is worth asking again, but not beyond ``last``."""
+    fd = store.wake_fd()
+    wait = min(said.ask_again * random.uniform(0.5, 1.0), last - kernel.now())
+    ready, _, _ = select.select([] if fd is None else [fd], [], [], max(wait, 0.001))
+    if ready:
+        store.drain()
 
 
 class Leases(Protocol):
@@ -78,6 +84,8 @@ class Leases(Protocol):
     """a lease ends when nobody renews it; else when its connection does"""
     ordered: bool
     """waiters get the lock in the order they came"""
+    wakes: bool
+    """waiters are told of a free place; else they only ask again"""
     url: str
 
     def open(self) -> LeaseStore:
@@ -110,6 +118,7 @@ class RedisStore:
     kind = "redis"
     lapses = True
     ordered = True
+    wakes = True
 
     def open(self) -> LeaseStore:
         """A store of its own."""
@@ -176,6 +185,10 @@ class PostgresLeaseStore:
     @property
     def lapses(self) -> bool:
         return not self.kind.startswith("advisory")
+
+    @property
+    def wakes(self) -> bool:
+        return not self.kind.endswith("pgbouncer")
 
     @classmethod
     def shared(cls, kind: str) -> PostgresLeaseStore:
@@ -292,25 +305,37 @@ sys.stdin.readline()
 """
 
 
+def start_worker(leases: Leases, script: str, *words: str) -> subprocess.Popen[str]:
+    """A process that runs ``script``, in which ``store`` is the store, when it gets a line."""
+    place = Path(__file__).parent
+    return subprocess.Popen(
+        ["nice", sys.executable, "-c", _PREAMBLE + script, leases.kind, leases.url, *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{place.parent}:{place}"},
+    )
+
+
+def await_ready(started: Iterable[subprocess.Popen[str]]) -> None:
+    """Return when all of them wait for their line."""
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+
+
+def end_workers(started: Iterable[subprocess.Popen[str]]) -> None:
+    """Have none of them be left."""
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
 def run_workers(leases: Leases, number: int, script: str, *words: str) -> list[str]:
     """What so many processes say that run ``script`` at once, in which ``store`` is the store."""
-    place = Path(__file__).parent
-    started = [
-        subprocess.Popen(
-            ["nice", sys.executable, "-c", _PREAMBLE + script, leases.kind, leases.url, *words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": f"{place.parent}:{place}"},
-        )
-        for _ in range(number)
-    ]
+    started = [start_worker(leases, script, *words) for _ in range(number)]
     try:
-        for process in started:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
+        await_ready(started)
         return answers(started)
     finally:
-        for process in started:
-            process.kill()
-            process.communicate()
+        end_workers(started)

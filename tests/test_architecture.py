@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "ledger": VALUES | SYSTEM | {"ports", "address", "sql", "postgres", "ledger"},
     "report": VALUES | {"outlet", "core", "report"},
     "warden": {"lean", "kernel", "channel", "core", "warden"},
-    "keeper": VALUES | {"kernel", "channel", "core", "ledger", "keeper"},
+    "keeper": VALUES | {"kernel", "channel", "core", "ledger", "supervisor", "keeper"},
     "supervisor": VALUES
     | {"kernel", "outlet", "channel", "ports", "core", "warden", "report", "supervisor"},
     "identity": VALUES | {"template", "core", "digest", "ports"},
@@ -51,7 +51,8 @@ MAY_IMPORT = {
     "paths": VALUES,
     "options": VALUES | {"kinds"},
     "configfile": VALUES | {"kinds", "options"},
-    "config": VALUES | {"kinds", "options", "configfile", "jobname", "paths", "template"},
+    "settings": VALUES | {"kinds", "options", "configfile", "jobname", "paths"},
+    "config": VALUES | {"options", "settings", "paths", "template"},
 }
 """What each module or package imports at run time at most; those above them may import all."""
 

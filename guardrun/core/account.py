@@ -53,12 +53,14 @@ def outcome(
     attempts: Sequence[Attempt],
     ending: Ending,
     captured: Captured | None,
+    lock_lost: bool,
     now: float,
     duration: float,
 ) -> Outcome:
     """Put together what is recorded, logged, and turned into an exit code.
 
-    ``now`` is seconds since 1970, ``duration`` seconds.
+    ``lock_lost``: COMMAND ran on although the lock was. ``now`` is seconds since 1970,
+    ``duration`` seconds.
     """
     last = attempts[-1] if attempts else None
     return Outcome(
@@ -78,6 +80,6 @@ def outcome(
         held_by=ending.held_by,
         lock_wait=held.waited,
         key_ttl=plan.key.ttl,
-        lease_lost=ending.result == "lease_lost",
+        lease_lost=lock_lost or ending.result == "lease_lost",
         captured=captured,
     )

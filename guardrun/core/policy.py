@@ -21,6 +21,11 @@ _MAX_DOUBLINGS = 1000  # 2.0 ** 1024 is an OverflowError; every cap is reached l
 LEASE_LOST = "the lease, or the key's claim, can no longer be proved to be held"
 
 
+LOCK_LOST = (
+    "the lock's lease can no longer be proved to be held; COMMAND runs on (--on-lease-loss warn)"
+)
+
+
 class Verdict(NamedTuple):
     """An attempt's result before a retry is considered, and the reason where it is no success."""
 

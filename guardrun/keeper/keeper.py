@@ -7,32 +7,32 @@ cgroup, Ctrl-Z a whole group), because a lease must outlive COMMAND:
 - the supervisor says ``Release``: the run is over. What the ledger has not been told by then,
   because it did not answer in time, the keeper goes on telling it for a while;
 - the supervisor is gone without it: what is held stays held until warden or backstop say that
-  nothing of COMMAND is alive. Then the run is recorded as interrupted. If they are gone without
-  that word as well, nobody knows, and only the ttl may end the claim.
+  nothing of COMMAND is alive. Then the run is recorded as interrupted, and the lock is given back.
+  If they are gone without that word as well, nobody knows, and only the ttl may end it.
 
-It blocks in the driver, never longer than it was told. Should it hang all the same (a resolver,
-SIGSTOP), supervisor and warden go by the term it last wrote down.
+It blocks in the drivers, never longer than it was told, nor so long that something else could not
+be renewed. Should it hang all the same (a resolver, SIGSTOP), supervisor and warden go by the term
+it last wrote down.
 """
 
 from __future__ import annotations
 
-import os
 import select
-import signal
 
 from guardrun import channel, errors, kernel
-from guardrun.core import lease
 from guardrun.errors import GuardrunError, StoreUnavailable
 from guardrun.keeper import messages
-from guardrun.model import Claim
+from guardrun.keeper.holding import Holding, spared
+from guardrun.lean import NamedTuple
+from guardrun.model import Claim, Grant, Recorded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from guardrun.ledger.spool import Spool
-    from guardrun.model import Outcome, Refusal, Run
-    from guardrun.ports import RemoteLedger, Rng
+    from guardrun.model import LeaseRequest, Outcome, Refusal, Run, Waiting
+    from guardrun.ports import LeaseStore, RemoteLedger, Rng
     from guardrun.term import Term
 
 _NEVER = float("inf")
@@ -40,59 +40,77 @@ _IDLE = 0.25
 """s that a connection is kept after its last use: a fleet's jobs must not sit on connections"""
 _UNASKED = 5.0
 """s that one request may take that nobody waits for"""
+_FIRST_WORD = 1.0
+"""s that the ledger has the keeper's ear before the lock is given back"""
 _LAST_WORD = 60.0
 """s to record what the supervisor could not wait for, or its own death kept it from"""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 """s"""
 
 
+class Stores(NamedTuple):
+    """What a keeper works with; at least one of ledger and leases."""
+
+    ledger: RemoteLedger | None
+    spool: Spool | None
+    leases: LeaseStore | None
+    together: bool
+    """leases and ledger are one database: outcome and release are one transaction"""
+
+
+class Terms(NamedTuple):
+    """How long what is held lasts."""
+
+    claim_ttl: float
+    """s"""
+    grace: float
+    """s that COMMAND has to tidy up when it is lost"""
+    on_lease_loss: str
+
+
 class Keeper:
-    """One keeper's state: the run it holds a row or a claim for, if any."""
+    """One keeper's state: what it holds, or may hold without knowing."""
 
     def __init__(
         self,
         supervisor: channel.Channel,
         tether: channel.Channel,
         term: Term,
-        ledger: RemoteLedger,
-        spool: Spool,
+        stores: Stores,
+        terms: Terms,
         rng: Rng,
-        ttl: float,
-        grace: float,
     ) -> None:
         self._supervisor = supervisor
         self._tether = tether
         self._term = term
-        self._ledger = ledger
-        self._spool = spool
+        self._stores = stores
+        self._terms = terms
         self._rng = rng
-        self._ttl = ttl
-        self._grace = grace
         self._timer = kernel.Timer()
         self._run: Run | None = None
+        """whose row or claim is held"""
         self._asked: Run | None = None
         """whose claim may have been committed without our hearing of it"""
         self._untold: Outcome | None = None
         """what the ledger did not take so far"""
-        self._lease: lease.Lease | None = None
-        self._renew_at = _NEVER
+        self._claim: Holding | None = None
+        self._wanted: LeaseRequest | None = None
+        """the place that is held, or waited for, or may be ours without our hearing of it"""
+        self._place: Holding | None = None
         self._idle_at = _NEVER
 
-    def serve(self, held: Run | None) -> None:
+    def serve(self, run: Run | None, place: LeaseRequest | None) -> None:
         """Work until released, or until the supervisor is gone and all is told.
 
-        ``held`` is what an earlier keeper of this supervisor held: it is renewed first.
+        ``run`` and ``place`` are what an earlier keeper held: they are renewed first.
         """
-        if held is not None:
-            self._run, self._renew_at = held, 0.0
+        if run is not None:
+            self._run, self._claim = run, self._new_claim(run)
+        if place is not None:
+            self._wanted, self._place = place, self._new_place(place)
         self._supervisor.send(messages.Working())
-        poll = select.poll()
-        poll.register(self._supervisor.fileno(), select.POLLIN)
-        poll.register(self._timer.fd, select.POLLIN)
         while True:
-            self._timer.set(min(self._renew_at, self._idle_at))
-            ready = {fd for fd, _ in poll.poll()}
-            self._look_after()
+            ready = self._wait_for(self._supervisor.fileno())
             if self._supervisor.fileno() not in ready:
                 continue
             received = self._supervisor.receive()
@@ -102,12 +120,36 @@ class Keeper:
             if not self._obey(received[0]):
                 return
 
-    def _look_after(self) -> None:
-        if kernel.now() >= self._renew_at:
-            self._renew()
+    def _wait_for(self, other: int) -> set[int]:
+        """Wait until ``other`` is readable or something needs to be looked after; do that."""
+        leases = self._stores.leases
+        woken = None if leases is None else leases.wake_fd()
+        lost = None if leases is None else leases.loss_fd()
+        poll = select.poll()
+        for fd in {other, self._timer.fd, woken, lost}:
+            if fd is not None:
+                poll.register(fd, select.POLLIN)
+        self._timer.set(min(self._claim_at, self._place_at, self._idle_at))
+        ready = {fd for fd, _ in poll.poll()}
+        if leases is not None and ready & {woken, lost}:
+            leases.drain()
+            if woken in ready and self._place is None:
+                self._supervisor.hint(messages.Wake())
+        if kernel.now() >= self._place_at or (lost in ready and self._place is not None):
+            self._renew_place()
+        if kernel.now() >= self._claim_at:
+            self._renew_claim()
         if kernel.now() >= self._idle_at:
-            self._ledger.idle()
-            self._idle_at = _NEVER
+            self._idle()
+        return ready
+
+    def _idle(self) -> None:
+        self._idle_at = _NEVER
+        if self._stores.ledger is not None:
+            self._stores.ledger.idle()
+        waits = self._wanted is not None and self._place is None
+        if self._stores.leases is not None and not waits:
+            self._stores.leases.idle()
 
     # ------------------------------------------------------------ what the supervisor wants
 
@@ -120,9 +162,10 @@ class Keeper:
                 try:
                     self._begin(messages.Begin(run, key), kernel.now() + _UNASKED)
                 except GuardrunError:
-                    self._run = run  # the outcome is stored as a whole; the row is for who looks
-            case messages.Release(executed):
-                self._tell_the_rest(executed)
+                    # The outcome is stored as a whole; the row is for who looks meanwhile.
+                    self._run, self._claim = run, self._new_claim(run)
+            case messages.Release():
+                self._tell_the_rest()
                 return False
         self._idle_at = kernel.now() + _IDLE
         return True
@@ -132,175 +175,224 @@ class Keeper:
             self._untold = asked.outcome
         try:
             if kernel.now() >= due:
-                raise StoreUnavailable("the ledger's answer would come too late")
-            match asked:
-                case messages.Begin():
-                    return messages.Answer(serial, self._begin(asked, due))
-                case messages.SpendRetry(run, budget):
-                    return messages.Answer(serial, self._ledger.spend_retry(run, budget, due))
-                case messages.Finish(outcome):
-                    ours = self._ledger.finish(outcome, due)
-                    self._let_go()
-                    return messages.Answer(serial, ours)
-                case messages.StoredOutput(key):
-                    return messages.Answer(serial, self._ledger.stored_output(key, due))
-                case messages.Renew():
-                    return messages.Answer(serial, self._renew())
+                raise StoreUnavailable("the store's answer would come too late")
+            return messages.Answer(serial, self._do(asked, due))
         except GuardrunError as error:
             return messages.Failed(serial, _public(error), str(error))
         except (ValueError, OverflowError) as error:  # what no ledger has room for
             return messages.Failed(serial, StoreUnavailable.__name__, str(error))
+
+    def _do(
+        self, asked: object, due: float
+    ) -> Grant | Waiting | Claim | Refusal | Recorded | bool | tuple[bytes, bytes] | None:
+        match asked:
+            case messages.Acquire(wanted, wait):
+                return self._acquire(wanted, wait, due)
+            case messages.Give():
+                return self._give(due)
+            case messages.Begin():
+                return self._begin(asked, due)
+            case messages.SpendRetry(run, budget):
+                return self._ledger.spend_retry(run, budget, self._spared(due))
+            case messages.Finish(outcome):
+                return self._finish(outcome, due)
+            case messages.StoredOutput(key):
+                return self._ledger.stored_output(key, self._spared(due))
+            case messages.Renew():
+                return self._renew_all()
         raise AssertionError(asked)
 
+    @property
+    def _ledger(self) -> RemoteLedger:
+        assert self._stores.ledger is not None
+        return self._stores.ledger
+
+    @property
+    def _leases(self) -> LeaseStore:
+        assert self._stores.leases is not None
+        return self._stores.leases
+
+    def _spared(self, due: float) -> float:
+        """Until when the ledger may keep us busy: the lock must be renewed meanwhile."""
+        return due if self._place is None else min(due, spared(self._place.needed_at))
+
+    # ------------------------------------------------------------ the lock
+
+    def _acquire(self, wanted: LeaseRequest, wait: bool, due: float) -> Grant | Waiting:
+        self._wanted = wanted
+        sent_at = kernel.now()
+        said = self._leases.acquire(wanted, wait, due)
+        if isinstance(said, Grant):
+            self._place = self._new_place(wanted)
+            self._place.take(sent_at)
+            return said._replace(fence_durable=self._leases.fence_durable)
+        return said
+
+    def _new_place(self, wanted: LeaseRequest) -> Holding:
+        leases = self._leases
+        # Where COMMAND is not stopped, nothing is lost before it is time to be dead.
+        grace = 0.0 if self._terms.on_lease_loss == "warn" else self._terms.grace
+        return Holding(
+            lambda due: leases.renew(wanted, due), self._term.lock, wanted.ttl, grace, self._rng
+        )
+
+    @property
+    def _place_at(self) -> float:
+        return _NEVER if self._place is None else self._place.renew_at
+
+    def _renew_place(self) -> bool:
+        """Renew the lease, and whatever comes of it plan the next time; whether it is ours."""
+        if self._place is None:
+            return False
+        self._idle_at = kernel.now() + _IDLE
+        ours = self._place.renew(_NEVER if self._claim is None else self._claim.needed_at)
+        if ours is False:
+            self._wanted = self._place = None
+            self._term.lock.lose(kernel.now())
+            self._tether.send(channel.Lost())
+        if ours is not None:
+            self._supervisor.hint(messages.Look())
+        return ours is True
+
+    def _give(self, due: float) -> bool:
+        """Give the place back, or leave the queue: whatever it is that we may have."""
+        wanted = self._wanted
+        if wanted is None:
+            return False
+        given = self._leases.release(wanted, due)
+        if self._place is None:
+            self._leases.leave(wanted, due)
+        self._forget_place()
+        return given
+
+    def _forget_place(self) -> None:
+        self._wanted = self._place = None
+        self._term.lock.clear()
+
+    # ------------------------------------------------------------ the run in the ledger
+
     def _begin(self, asked: messages.Begin, due: float) -> Claim | Refusal:
-        self._spool.flush(self._ledger, due)
+        if self._stores.spool is not None:
+            self._stores.spool.flush(self._ledger, self._spared(due))
         sent_at = kernel.now()
         self._asked = asked.run
-        said = self._ledger.begin(asked.run, asked.key, due)
+        said = self._ledger.begin(asked.run, asked.key, self._spared(due))
         if isinstance(said, Claim):
-            self._run = asked.run
-            self._hold(sent_at)
+            self._run, self._claim = asked.run, self._new_claim(asked.run)
+            self._claim.take(sent_at)
         self._asked = None
         return said
 
-    # ------------------------------------------------------------ what is held
+    def _new_claim(self, run: Run) -> Holding:
+        ledger = self._ledger
+        row = None if run.key is None else self._term.claim
+        return Holding(
+            lambda due: ledger.renew(run, due),
+            row,
+            self._terms.claim_ttl,
+            self._terms.grace,
+            self._rng,
+        )
 
-    def _hold(self, sent_at: float) -> None:
-        """Write down what a claim or renewal that was sent then allows."""
-        assert self._run is not None
-        granted = lease.Lease(self._ttl, sent_at, self._grace)
-        self._renew_at = lease.next_renewal(granted, self._rng)
-        if self._run.key is None:
-            return
-        self._lease = granted
-        overdue_at = lease.overdue_at(granted, self._renew_at)
-        if kernel.now() < self._term.term_at:
-            self._term.extend(granted, overdue_at)
-        else:  # COMMAND is being stopped already, and that is not taken back
-            self._term.show_life(overdue_at)
+    @property
+    def _claim_at(self) -> float:
+        return _NEVER if self._claim is None else self._claim.renew_at
 
-    def _let_go(self) -> None:
-        self._run = self._lease = self._asked = self._untold = None
-        self._renew_at = _NEVER
-        self._term.clear()
-
-    def _renew(self) -> bool:
-        """Renew, and whatever comes of it plan the next time; whether it worked."""
-        if self._run is None:
+    def _renew_claim(self) -> bool:
+        """Renew the claim, and whatever comes of it plan the next time; whether it is ours."""
+        if self._claim is None:
             return False
         self._idle_at = kernel.now() + _IDLE
-        for _ in range(2):
-            sent_at = kernel.now()
-            try:
-                ours = self._ledger.renew(self._run, sent_at + lease.patience(self._ttl))
-            except StoreUnavailable:
-                continue
-            if ours:
-                self._hold(sent_at)
-            else:
-                self._lose()
-            return ours
-        tried = lease.Lease(self._ttl, kernel.now(), self._grace)
-        self._renew_at = lease.next_try(tried, tried.sent_at, self._rng)
-        if self._lease is not None:
-            self._term.show_life(lease.overdue_at(tried, self._renew_at))
-        return False
+        ours = self._claim.renew(_NEVER if self._place is None else self._place.needed_at)
+        if ours is False:
+            claimed = self._run is not None and self._run.key is not None
+            self._run = self._claim = None
+            if claimed:
+                self._term.claim.lose(kernel.now())
+                self._tether.send(channel.Lost())
+        return ours is True
 
-    def _lose(self) -> None:
-        """The claim is another's, without doubt: COMMAND must not live a moment longer."""
-        claimed = self._run is not None and self._run.key is not None
-        self._run = self._lease = None
-        self._renew_at = _NEVER
-        if claimed:
-            self._term.lose(kernel.now())
-            self._tether.send(channel.Lost())
+    def _renew_all(self) -> bool:
+        ours = self._place is None or self._renew_place()
+        keyed = self._run is not None and self._run.key is not None
+        return ours and (not keyed or self._renew_claim())
 
-    def _tell_the_rest(self, executed: bool) -> None:
-        """Nobody waits any more: have recorded what was not, so that the key need not lapse."""
-        outcome, run = self._untold, self._run or self._asked
-        if outcome is not None:
-            self._insist(lambda due: self._ledger.finish(outcome, due))
-        elif run is not None and executed:
-            self._insist(lambda due: self._ledger.interrupt(run, due))
-        if run is not None and run.key is not None and not executed:
-            self._insist(lambda due: self._ledger.give_back(run, due))
-        if self._spool.late():
-            self._insist(lambda _: self._spool.complete(self._ledger, kernel.now() + _LAST_WORD))
+    def _finish(self, outcome: Outcome, due: float) -> Recorded:
+        """Store the outcome; where the lock is in the same database, give it back with that."""
+        wanted = self._wanted if self._place is not None and self._stores.together else None
+        if wanted is None:
+            recorded = Recorded(self._ledger.finish(outcome, self._spared(due)))
+        else:
+            recorded = self._ledger.finish_and_release(outcome, wanted, due)
+            self._forget_place()
+        self._run = self._claim = self._asked = self._untold = None
+        self._term.claim.clear()
+        return recorded
 
-    # ------------------------------------------------------------ after the supervisor's death
+    # ------------------------------------------------------------ when nobody waits any more
 
     def _outlive(self) -> None:
-        """Keep what is held while anything of COMMAND may be alive; then record the end."""
-        if self._run is None:
-            self._tell_the_rest(executed=False)  # it never heard of a claim
-            return
-        poll = select.poll()
-        poll.register(self._tether.fileno(), select.POLLIN)
-        poll.register(self._timer.fd, select.POLLIN)
-        while self._run is not None:
-            self._timer.set(self._renew_at)
-            ready = {fd for fd, _ in poll.poll()}
-            if self._tether.fileno() in ready:
-                received = self._tether.receive()
-                if received is None:
-                    return
-                if isinstance(received[0], channel.TreeDead):
-                    self._tell_the_rest(executed=True)
-                    return
-            if kernel.now() >= self._renew_at:
-                self._renew()
+        """The supervisor is gone: keep what is held while anything of COMMAND may be alive."""
+        while self._term.executed and (self._run is not None or self._place is not None):
+            if self._tether.fileno() not in self._wait_for(self._tether.fileno()):
+                continue
+            received = self._tether.receive()
+            if received is None:
+                return
+            if isinstance(received[0], channel.TreeDead):
+                break
+        self._tell_the_rest()
 
-    def _insist(self, tell: Callable[[float], object]) -> None:
-        """Tell the ledger something, jittered, for as long as the last word may take."""
-        last = kernel.now() + _LAST_WORD
+    def _tell_the_rest(self) -> None:
+        """Have recorded what was not, so that the key need not lapse; give the lock back."""
+        tell = self._last_word()
+        told = tell is None or self._insist(tell, _FIRST_WORD)
+        if self._wanted is not None and kernel.now() < self._term.lock.term_at:
+            self._insist(self._give, min(_LAST_WORD, self._wanted.ttl))
+        if tell is not None and not told:
+            self._insist(tell, _LAST_WORD)
+        spool = self._stores.spool
+        if spool is not None and spool.late():
+            self._insist(
+                lambda _: spool.complete(self._ledger, kernel.now() + _LAST_WORD), _LAST_WORD
+            )
+
+    def _last_word(self) -> Callable[[float], object] | None:
+        """What the ledger has not been told of the run."""
+        outcome, run = self._untold, self._run or self._asked
+        executed = self._term.executed
+        if outcome is None and run is None:
+            return None
+
+        def tell(due: float) -> None:
+            if outcome is not None:
+                self._ledger.finish(outcome, due)
+            elif run is not None and executed:
+                self._ledger.interrupt(run, due)
+            if run is not None and run.key is not None and not executed:
+                self._ledger.give_back(run, due)
+
+        return tell
+
+    def _insist(self, tell: Callable[[float], object], seconds: float) -> bool:
+        """Tell a store something, jittered, for so long; False when it has not heard it."""
+        last = kernel.now() + seconds
         pause = _FIRST_PAUSE
         poll = select.poll()
         poll.register(self._timer.fd, select.POLLIN)
         while (now := kernel.now()) < last:
             try:
-                tell(now + _UNASKED)
-                return
+                tell(min(now + _UNASKED, last))
+                return True
             except StoreUnavailable:
                 self._timer.set(kernel.now() + self._rng.uniform(0, pause))
                 poll.poll()
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except (GuardrunError, ValueError, OverflowError):
-                return  # no asking again will help: the spool has it, and the ttl does the rest
+                return True  # no asking again helps: the spool has it, and the ttl does the rest
+        return False
 
 
 def _public(error: GuardrunError) -> str:
     """The name of an error's class that the supervisor knows as well."""
     return next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in vars(errors))
-
-
-def detach(kept: frozenset[int]) -> None:
-    """Make the process, just forked, independent of the job's terminal, signals and files.
-
-    Of its descriptors only ``kept`` stay open: a keeper that outlives the run for a moment must
-    not hold its host lock, nor the pipe somebody reads its output from.
-    """
-    os.setsid()
-    for signum in _IGNORED:
-        signal.signal(signum, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
-    for fd in map(int, os.listdir("/proc/self/fd")):
-        if fd > 2 and fd not in kept:
-            try:
-                os.close(fd)
-            except OSError:  # the listing's own
-                pass
-
-
-_IGNORED = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGTSTP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGALRM,
-)

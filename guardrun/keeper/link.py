@@ -9,15 +9,16 @@ import signal
 from guardrun import channel, errors, kernel
 from guardrun.errors import StoreUnavailable
 from guardrun.keeper import messages
-from guardrun.keeper.keeper import Keeper, detach
+from guardrun.keeper.detach import detach
+from guardrun.keeper.keeper import Keeper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from guardrun.ledger.spool import Spool
-    from guardrun.model import Run
-    from guardrun.ports import RemoteLedger, Rng, Waiter
+    from guardrun.keeper.keeper import Stores, Terms
+    from guardrun.model import LeaseRequest, Run
+    from guardrun.ports import Rng, Waiter
     from guardrun.term import Term
 
 _NEVER = float("inf")
@@ -38,29 +39,31 @@ guardrun say, should not find it still there"""
 class Link:
     """One keeper at a time, from ``start`` to ``release``.
 
-    ``spare`` is the set of children that are not COMMAND's; keepers join it.
+    ``spare`` is the set of children that are not COMMAND's; keepers join it. ``session_bound``: a
+    lock is lost together with the keeper that has it.
     """
 
     def __init__(
         self,
         tether: channel.Channel,
         term: Term,
-        open_ledger: Callable[[], RemoteLedger],
-        spool: Spool,
+        open_stores: Callable[[], Stores],
+        terms: Terms,
+        session_bound: bool,
         rng: Rng,
-        ttl: float,
-        grace: float,
         spare: set[int],
     ) -> None:
         self.term = term
         self.held: Run | None = None
+        self.place: LeaseRequest | None = None
         """what the next keeper would have to hold"""
+        self.owes = False
+        """an outcome was handed over, and is not stored yet"""
         self._tether = tether
-        self._open_ledger = open_ledger
-        self._spool = spool
+        self._open_stores = open_stores
+        self._terms = terms
+        self._session_bound = session_bound
         self._rng = rng
-        self._ttl = ttl
-        self._grace = grace
         self._spare = spare
         self._end: channel.Channel | None = None
         self._pidfd = -1
@@ -98,16 +101,10 @@ class Link:
     def _become_keeper(self, end: channel.Channel) -> None:
         try:
             detach(frozenset({end.fileno(), self._tether.fileno()}))
-            Keeper(
-                end,
-                self._tether,
-                self.term,
-                self._open_ledger(),
-                self._spool,
-                self._rng,
-                self._ttl,
-                self._grace,
-            ).serve(self.held)
+            stores = self._open_stores()
+            Keeper(end, self._tether, self.term, stores, self._terms, self._rng).serve(
+                self.held, self.place
+            )
         except Exception as error:
             from guardrun.core.redact import redact_text
 
@@ -115,11 +112,19 @@ class Link:
 
     # ------------------------------------------------------------ questions
 
-    def ask(self, waiter: Waiter, asked: tuple[object, ...], due: float, size: int = 0) -> object:
+    def ask(
+        self,
+        waiter: Waiter,
+        store: str,
+        asked: tuple[object, ...],
+        due: float,
+        size: int = 0,
+    ) -> object:
         """Ask one question and wait for its answer, until ``due`` at the latest.
 
-        ``size`` is how many bytes the store is sent with it, which takes its time.
-        Raises StoreUnavailable, and what the keeper said instead of an answer.
+        ``store`` is what it is about, for people; ``size`` is how many bytes are sent with it,
+        which takes its time. Raises StoreUnavailable, and what the keeper said instead of an
+        answer.
         """
         self._serial += 1
         serial = self._serial
@@ -130,7 +135,7 @@ class Link:
             if end.fileno() not in waiter.pause((end.fileno(),), limit):
                 if limit < due:
                     self._replace(_STUCK)
-                raise StoreUnavailable("the ledger has not answered in time")
+                raise StoreUnavailable(f"the {store} has not answered in time")
             match self._receive():
                 case messages.Answer(number, value) if number == serial:
                     return value
@@ -144,6 +149,24 @@ class Link:
         """Say something that has no answer."""
         self._living().send(message)
 
+    def drop(self, asked: tuple[object, ...]) -> None:
+        """Have something done, if there is a keeper; nobody waits for the answer."""
+        if self._end is not None:
+            self._end.send(messages.Question(0, asked, kernel.now() + _ANSWER))  # type: ignore[arg-type]
+
+    def await_wake(self, waiter: Waiter, due: float) -> None:
+        """Wait until it is worth asking for the lock again, or ``due``."""
+        while True:
+            end = self._living()
+            if end.fileno() not in waiter.pause((end.fileno(),), due):
+                return
+            match self._receive():
+                case messages.Wake():
+                    return
+                case None:
+                    self._replace(self._fault)
+                    return
+
     def await_work(self, waiter: Waiter, due: float) -> None:
         """Wait until the keeper has loaded its drivers, or ``due``."""
         while not self._working:
@@ -153,17 +176,25 @@ class Link:
             if self._receive() is None:
                 self._replace(self._fault)
 
-    def release(self, executed: bool) -> None:
+    def assure(self, waiter: Waiter) -> bool:
+        """Whether what is held is good for half its time; it is renewed first if not."""
+        if kernel.now() < self.term.half_at:
+            return True
+        try:
+            self.ask(waiter, "store", messages.Renew(), self.term.term_at)
+        except StoreUnavailable:
+            return False
+        return kernel.now() < self.term.half_at
+
+    def release(self) -> None:
         """Tell the keeper that the run is over; do not wait for what it still has to tell."""
         end, self._end = self._end, None
         if end is None:
             return
-        end.send(messages.Release(executed))
+        end.send(messages.Release())
         end.close()
-
-    def part(self) -> None:
-        """Wait a moment for the end of a keeper that was released and has nothing left to do."""
-        if self._pidfd >= 0:
+        nothing_left = self.held is None and self.place is None and not self.owes
+        if nothing_left and self._pidfd >= 0:
             poll = select.poll()
             poll.register(self._pidfd, select.POLLIN)
             poll.poll(_PARTING * 1000)
@@ -174,15 +205,19 @@ class Link:
         """Readable when the keeper has said something, or is gone; -1 when there is none."""
         return -1 if self._end is None else self._end.fileno()
 
-    def ready(self) -> None:
-        """Read what came unasked: the end of the keeper, or an answer nobody waits for."""
-        if self._receive() is None:
+    def ready(self) -> bool:
+        """Read what came unasked: the keeper's end, a hint, or an answer nobody waits for.
+
+        Returns whether the term has changed.
+        """
+        word = self._receive()
+        if word is None:
             self._replace(self._fault)
+        return word is None or isinstance(word, messages.Look)
 
     def overdue_at(self) -> float:
-        """When ``check`` has something to do; only a claim has a term that could be missed."""
-        held = self.held is not None and self.held.key is not None
-        return self.term.overdue_at if held and self._end is not None else _NEVER
+        """When ``check`` has something to do."""
+        return self.term.overdue_at if self._end is not None else _NEVER
 
     def check(self) -> None:
         """Replace a keeper that is stopped or stuck; the new one renews what the old one held."""
@@ -225,7 +260,11 @@ class Link:
         self._pidfd = -1
         # Whatever happens to this one: the term it wrote down stands, and the warden acts on it.
         self.term.show_life(kernel.now() + _ANSWER)
-        if self.held is not None:
+        if self.place is not None and self._session_bound:
+            self.place = None
+            self.term.lock.lose(kernel.now())
+            self._tether.send(channel.Lost())
+        if self.held is not None or self.place is not None:
             try:
                 self.start()
             except StoreUnavailable:

@@ -8,11 +8,15 @@ from guardrun.model import (
     Budget,
     Captured,
     Claim,
+    Grant,
     Holder,
     KeySpec,
+    LeaseRequest,
     Outcome,
+    Recorded,
     Refusal,
     Run,
+    Waiting,
 )
 
 TYPE_CHECKING = False
@@ -28,9 +32,21 @@ class Question(NamedTuple):
     """Supervisor → keeper: do this, and answer; after ``due`` nobody listens any more."""
 
     serial: int
-    asked: Begin | SpendRetry | Finish | StoredOutput | Renew
+    asked: Acquire | Give | Begin | SpendRetry | Finish | StoredOutput | Renew
     due: float
     """CLOCK_BOOTTIME"""
+
+
+class Acquire(NamedTuple):
+    """Take a place of the lock; answered by a Grant or a Waiting."""
+
+    wanted: LeaseRequest
+    wait: bool
+    """a no means to be in the queue"""
+
+
+class Give(NamedTuple):
+    """Give the lock back, or stop waiting for it; answered by whether that was done."""
 
 
 class Begin(NamedTuple):
@@ -48,7 +64,7 @@ class SpendRetry(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """Store the outcome; answered by whether the claim was still ours."""
+    """Store the outcome; answered by a Recorded."""
 
     outcome: Outcome
 
@@ -60,7 +76,7 @@ class StoredOutput(NamedTuple):
 
 
 class Renew(NamedTuple):
-    """Renew the claim now; answered by whether that worked."""
+    """Renew all that is held now; answered by whether that worked."""
 
 
 class Note(NamedTuple):
@@ -71,16 +87,14 @@ class Note(NamedTuple):
 
 
 class Release(NamedTuple):
-    """Supervisor → keeper: the run is over, end; give back a claim that has executed nothing."""
-
-    executed: bool
+    """Supervisor → keeper: the run is over; end."""
 
 
 class Answer(NamedTuple):
     """Keeper → supervisor: the answer to the question of that number."""
 
     serial: int
-    value: Claim | Refusal | bool | tuple[bytes, bytes] | None
+    value: Grant | Waiting | Claim | Refusal | Recorded | bool | tuple[bytes, bytes] | None
 
 
 class Failed(NamedTuple):
@@ -89,6 +103,14 @@ class Failed(NamedTuple):
     serial: int
     kind: str
     message: str
+
+
+class Wake(NamedTuple):
+    """Keeper → supervisor: it is worth asking for the lock again."""
+
+
+class Look(NamedTuple):
+    """Keeper → supervisor: what the term says of the lock has changed."""
 
 
 class Broken(NamedTuple):
@@ -100,6 +122,8 @@ class Broken(NamedTuple):
 KINDS: Kinds = (
     Working,
     Question,
+    Acquire,
+    Give,
     Begin,
     SpendRetry,
     Finish,
@@ -109,14 +133,20 @@ KINDS: Kinds = (
     Release,
     Answer,
     Failed,
+    Wake,
+    Look,
     Broken,
     Run,
     KeySpec,
+    LeaseRequest,
     Budget,
     Outcome,
     Attempt,
+    Grant,
+    Waiting,
     Claim,
     Refusal,
+    Recorded,
     Holder,
     Captured,
 )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from guardrun.ledger.sqlite import SqliteLedger
-from guardrun.model import FOREVER
+from guardrun.model import FOREVER, Recorded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from guardrun.ledger.spool import Spool
-    from guardrun.model import Claim, KeySpec, Refusal, Run
+    from guardrun.model import Claim, KeySpec, Outcome, Refusal, Run
 
 
 class LocalLedger(SqliteLedger):
@@ -32,6 +32,10 @@ class LocalLedger(SqliteLedger):
         self._spool.flush(self, due)
         self._spool.complete(self, due)  # nothing is slow here
         return super().begin(run, key, due)
+
+    def record(self, outcome: Outcome, due: float) -> Recorded:
+        """As ``finish``."""
+        return Recorded(self.finish(outcome, due))
 
     def announce(self, run: Run, key: KeySpec, due: float) -> Claim | Refusal:
         """As ``begin``."""

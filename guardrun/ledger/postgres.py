@@ -30,7 +30,8 @@ from guardrun.ledger.rows import (
     run_values,
 )
 from guardrun.ledger.text import plain
-from guardrun.model import FOREVER, Claim
+from guardrun.model import FOREVER, Claim, Recorded
+from guardrun.postgres import leases
 from guardrun.postgres import schema as postgres_schema
 from guardrun.postgres.connection import connect, unavailable
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from psycopg.abc import Params
 
-    from guardrun.model import Budget, KeySpec, Outcome, Refusal, Run
+    from guardrun.model import Budget, KeySpec, LeaseRequest, Outcome, Refusal, Run
     from guardrun.postgres.connection import Connection
 
     Rows = list[tuple[Any, ...]]
@@ -126,20 +127,34 @@ class PostgresLedger:
         The first truth stays: repeating it, from memory or the spool, changes nothing.
         Raises ``ValueError`` and ``OverflowError`` for what no run can have.
         """
+        return self._finish(outcome, None, due).claim
+
+    def finish_and_release(self, outcome: Outcome, wanted: LeaseRequest, due: float) -> Recorded:
+        """The same; the transaction sees whether the lease is ours, and gives it back."""
+        return self._finish(outcome, wanted, due)
+
+    def _finish(self, outcome: Outcome, wanted: LeaseRequest | None, due: float) -> Recorded:
         values = self._finish_values(outcome)
-        statements = [(_SQL["finish"], values)]
+        statements: list[tuple[str, Params]] = [(_SQL["finish"], values)]
         unclaimed = outcome.claim is None and bool(outcome.attempts)
         if unclaimed and values["key"] is not None and values["state"] == "succeeded":
             statements.insert(0, (_SQL["unclaimed_success"], values))
+        at = len(statements) - 1
+        if wanted is not None:
+            values["lease_id"] = leases.identity(leases.SCHEME, wanted.lock)
+            values["lease_token"] = wanted.token
+            lock, release, wake = leases.release(wanted)
+            statements, at = [lock, *statements, release, wake], at + 1
         # A large output takes its time, on the way and in one statement.
         slow = sum(map(len, outcome.captured or ())) / _SLOW_LINK
         try:
-            found = self._transact(due, *statements, longest=_STATEMENT + slow)[-1]
+            found = self._transact(due, *statements, longest=_STATEMENT + slow)[at]
             if not found:  # another process has just recorded it
-                (found,) = self._transact(due, (_SQL["was_stale"], values))
+                (found,) = self._transact(due, (_SQL["as_recorded"], values))
         except _Unstorable as error:
             raise ValueError(str(error)) from error
-        return not found[0][0]
+        stale, lease_lost = found[0]
+        return Recorded(not stale, outcome.lease_lost or not lease_lost)
 
     def watch(self, job_id: str) -> Nap:  # noqa: ARG002
         """Wait a while: nobody tells when a key far away becomes free."""
@@ -221,6 +236,8 @@ class PostgresLedger:
                 # The claim's answer may have been lost, and the claim be ours all the same.
                 "token": run.token or token,
                 "claim": token,
+                "lease_id": None,
+                "lease_token": None,
                 "state": key_state(outcome),
                 "key_ttl_us": _ttl_us(outcome.key_ttl),
                 # Host clocks may disagree with the server's, and with each other: only how long

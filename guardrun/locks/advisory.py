@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 from guardrun.digest import sha256
 from guardrun.errors import StoreUnavailable, UsageError
 from guardrun.locks.lease import check
-from guardrun.locks.postgres import ask, asking, coded, decide, identity, taken
-from guardrun.locks.postgres_session import SQL, Session
+from guardrun.locks.postgres import ask, asking, decide, taken
+from guardrun.locks.postgres_session import Session
 from guardrun.model import Place, Waiting
+from guardrun.postgres.leases import SQL, coded, identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +80,7 @@ class AdvisoryLeases:
     def leave(self, wanted: LeaseRequest, due: float) -> None:
         """Stop waiting, and let the next one know."""
         self._waiting.discard(wanted.token)
-        decide(self._session, due, SCHEME, wanted.lock, SQL["leave"], {"token": wanted.token})
+        decide(self._session, due, SCHEME, wanted.lock, "leave", {"token": wanted.token})
 
     def renew(self, wanted: LeaseRequest, due: float) -> bool:
         """Whether the session still holds it; False, for good, as soon as it does not answer."""
@@ -102,7 +103,7 @@ class AdvisoryLeases:
         if lost:
             return False
         values = {"token": wanted.token}
-        return bool(decide(self._session, due, SCHEME, wanted.lock, SQL["unlock"], values))
+        return bool(decide(self._session, due, SCHEME, wanted.lock, "unlock", values))
 
     def wake_fd(self) -> int | None:
         """Readable when a place is free, or the session has ended."""
@@ -132,8 +133,8 @@ class AdvisoryLeases:
         values = {"token": token}
         if self._held.get(token) == self._session.lost and self._session.is_open:
             self._session.close_connection()
-            return bool(decide(self._session, due, SCHEME, lock, SQL["raise_fence"], values))
-        return bool(decide(self._session, due, SCHEME, lock, SQL["end_session"], values))
+            return bool(decide(self._session, due, SCHEME, lock, "raise_fence", values))
+        return bool(decide(self._session, due, SCHEME, lock, "end_session", values))
 
     def idle(self) -> None:
         """Let go of the session, unless it holds or waits for something."""

@@ -86,6 +86,14 @@ class FileLock:
         pids = [pid for pid, inode in _kernel_locks() if inode == status.st_ino]
         return tuple(Holder(f"{os.uname().nodename}:{pid}") for pid in pids)
 
+    def assure(self) -> bool:
+        """True: the kernel keeps it for us."""
+        return True
+
+    def lost(self) -> bool:
+        """False."""
+        return False
+
     def release(self) -> None:
         """Unlock for everyone who shares the descriptor, and close it."""
         if self._fd >= 0:
@@ -223,10 +231,55 @@ class HostLock:
         """The last ones known to have got a slot."""
         return tuple(self._holding(self._read()).values())
 
+    def assure(self) -> bool:
+        """True: the kernel keeps it for us."""
+        return True
+
+    def lost(self) -> bool:
+        """False."""
+        return False
+
     def release(self) -> None:
         """Unlock for everyone who shares the descriptors, and close them."""
         for slot in list(self._fds):
             self._let_go(slot)
+
+    def hold(self, slot: int) -> sidecar.Hold | None:
+        """A slot's not-before time; ``None`` where there is none that is not over."""
+        if self._directory < 0:
+            self._directory = safety.private_directory(self._spec.directory, "lock directory")
+        found = self._read().holds.get(slot)
+        return found if found and found.remaining(time.time()) else None
+
+    def end_hold(self, slot: int, seen: sidecar.Hold) -> bool:
+        """End a slot's not-before time, and raise the fence.
+
+        False, and nothing is changed, when it is not the one that was ``seen`` any more, or
+        somebody has the slot. Who asks meanwhile finds it busy, as it is until then anyway.
+        Raises UnsafePath.
+        """
+        if self._directory < 0:
+            self._directory = safety.private_directory(self._spec.directory, "lock directory")
+        try:
+            return _try(self._open(slot), self._operation) and self._without(slot, seen)
+        finally:
+            self.release()
+
+    def _without(self, slot: int, seen: sidecar.Hold) -> bool:
+        gate = self._lock_gate()
+        try:
+            known = sidecar.read(gate, self._name)
+            if known.holds.get(slot) != seen:
+                return False
+            fence = max(known.fence + 1, int(time.time() * 1_000_000))
+            holds = {at: hold for at, hold in known.holds.items() if at != slot}
+            sidecar.write(gate, known._replace(fence=fence, holds=holds))
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            raise UnsafePath(f"{self._path(self._file)}.info cannot be written: {why}") from None
+        finally:
+            os.close(gate)
+        return True
 
     def _path(self, name: str) -> str:
         return os.path.join(self._spec.directory, name)

@@ -11,22 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from guardrun.digest import sha256
 from guardrun.errors import ConfigError
 from guardrun.locks.lease import LONGEST_HOLD, check
-from guardrun.locks.postgres_session import SQL, Session
+from guardrun.locks.postgres_session import Session
 from guardrun.model import Grant, Holder, Place, Waiting
+from guardrun.postgres import leases
+from guardrun.postgres.leases import SCHEME, SQL, coded, identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from guardrun.model import LeaseRequest
-
-SCHEME = "postgresql"
-
-_WAIT = {"offer": 3.0, "poll": 0.5, "longest": 5.0, "late": 0.001}
-"""s: to come for a place that one was told of; between questions where nobody wakes us; between
-those of the first in the queue where somebody does; after a lapse"""
 
 
 class PostgresLeases:
@@ -58,18 +53,18 @@ class PostgresLeases:
     def leave(self, wanted: LeaseRequest, due: float) -> None:
         """Stop waiting, and let the next one know."""
         self._waiting.discard(wanted.token)
-        decide(self._session, due, SCHEME, wanted.lock, SQL["leave"], {"token": wanted.token})
+        decide(self._session, due, SCHEME, wanted.lock, "leave", {"token": wanted.token})
 
     def renew(self, wanted: LeaseRequest, due: float) -> bool:
         """Extend the lease to a full ttl from now; False when it has lapsed or is another's."""
         check(wanted)
         values = {"token": wanted.token, "ttl_us": _us(wanted.ttl)}
-        return bool(decide(self._session, due, SCHEME, wanted.lock, SQL["renew"], values))
+        return bool(decide(self._session, due, SCHEME, wanted.lock, "renew", values))
 
     def release(self, wanted: LeaseRequest, due: float) -> bool:
         """Give the place back and wake who is next; with ``min_hold`` it stays taken till then."""
-        values = {"token": wanted.token, "nudge": wanted.slots if wanted.min_hold else 0}
-        return bool(decide(self._session, due, SCHEME, wanted.lock, SQL["release"], values))
+        *_, found, _ = self._session.transact(due, *leases.release(wanted))
+        return bool(found)
 
     def wake_fd(self) -> int | None:
         """Readable when a place is free, or the connection has ended."""
@@ -93,7 +88,7 @@ class PostgresLeases:
 
     def take_away(self, lock: str, token: str, due: float) -> bool:
         """End one holding, its ``min_hold`` too, and raise the fence."""
-        return bool(decide(self._session, due, SCHEME, lock, SQL["take_away"], {"token": token}))
+        return bool(decide(self._session, due, SCHEME, lock, "take_away", {"token": token}))
 
     def idle(self) -> None:
         """Let go of the connection, unless it is what wakes us."""
@@ -142,7 +137,7 @@ def ask(
         "raw": None if name == wanted.lock else raw,
         "slots": wanted.slots,
     }
-    (said,) = decide(session, due, scheme, wanted.lock, SQL["acquire"], values, known)
+    (said,) = decide(session, due, scheme, wanted.lock, "acquire", values, known)
     fence, since, agreed, slots, pause, owners, job_ids, moments = said
     if fence is not None:
         return Grant(wanted.lock, fence, since)
@@ -165,11 +160,9 @@ def decide(
     known: dict[str, Any] | None = None,
 ) -> list[tuple[Any, ...]]:
     """Lock the lock's row (making it where it is ``known`` how), decide, wake whom it concerns."""
-    given = {"nudge": 0, **_WAIT, **values, "id": identity(scheme, lock)}
-    begun = [] if known is None else [(SQL["register"], known | {"id": given["id"]})]
-    *_, found, _ = session.transact(
-        due, *begun, (SQL["lock"], given), (statement, given), (SQL["wake"], given)
-    )
+    begun = [] if known is None else [(SQL["register"], known | {"id": identity(scheme, lock)})]
+    decision = leases.decision(scheme, lock, statement, values)
+    *_, found, _ = session.transact(due, *begun, *decision)
     return found
 
 
@@ -181,16 +174,6 @@ def taken(session: Session, due: float, scheme: str, lock: str | None) -> list[P
         Place(name if raw is None else bytes(raw).decode("utf-8", "surrogatepass"), *row)
         for name, raw, *row in rows
     ]
-
-
-def identity(scheme: str, lock: str) -> bytes:
-    """What a lock's rows go by."""
-    return sha256(scheme.encode() + b" " + coded(lock)).digest()
-
-
-def coded(lock: str) -> bytes:
-    """The name's bytes, whatever is in it."""
-    return lock.encode("utf-8", "surrogatepass")
 
 
 def shown(text: str) -> str:

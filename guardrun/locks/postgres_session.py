@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from guardrun import kernel, sql
+from guardrun import kernel
 from guardrun.postgres import schema
 from guardrun.postgres.connection import LEASES, connect, unavailable
+from guardrun.postgres.leases import SQL
 
 if TYPE_CHECKING:
     from psycopg.abc import Params
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from guardrun.postgres.connection import Connection
 
     Rows = list[tuple[Any, ...]]
-
-SQL = sql.statements("postgres", "leases")
 
 _PATIENCE = 30.0
 """s for a call that is due later than that"""

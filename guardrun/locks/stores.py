@@ -9,6 +9,21 @@ if TYPE_CHECKING:
 ADVISORY = "postgresql+advisory"
 
 
+def is_session_bound(url: str) -> bool:
+    """Whether a lease ends with the connection that got it, and can't be taken up by another."""
+    return url.startswith(ADVISORY + ":")
+
+
+def time_to_live(url: str, ttl: float) -> float:
+    """How long a lease at ``url`` is good for, in seconds, when ``ttl`` was asked for."""
+    return min(ttl, _SESSION) if is_session_bound(url) else ttl
+
+
+_SESSION = 20.0
+"""s; a session has no ttl: it is looked at every quarter of this, sooner than the server gives up
+on a client that has vanished (postgres/connection.py)"""
+
+
 def open_leases(url: str) -> LeaseStore:
     """The store at ``url``; nothing is connected yet. Raises ``ConfigError`` for a wrong URL."""
     scheme = url.partition(":")[0]

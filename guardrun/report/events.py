@@ -44,15 +44,16 @@ def lock_busy(at: float, run: Run, holder: Holder | None, reason: str | None, wa
     )
 
 
-def lock_acquired(run: Run, grant: Grant, waited: float) -> Event:
-    """The lock is ours."""
+def lock_acquired(at: float, run: Run, grant: Grant, waited: float) -> Event:
+    """The lock is ours; whether the fence survives a crash of the store that counts it."""
     return _event(
-        grant.since,
+        at,
         "info",
         "lock_acquired",
         lock=grant.lock,
         lock_owner=run.owner,
         fencing_token=grant.fence,
+        fence_durable=grant.fence_durable,
         lock_wait_ms=milliseconds(waited),
     )
 
@@ -107,8 +108,20 @@ def orphans_left(at: float, attempt: int, count: int) -> Event:
 
 
 def lease_lost(at: float, attempt: int, reason: str) -> Event:
-    """COMMAND was stopped, because what it ran under could no longer be proved to be held."""
+    """What COMMAND ran under could no longer be proved to be held: it was stopped, or warned of."""
     return _event(at, "error", "lease_lost", attempt=attempt, reason=reason)
+
+
+def lease_renewed(at: float, attempt: int, grant: Grant | None) -> Event:
+    """The lock's lease is good for its whole time to live again."""
+    return _event(
+        at,
+        "debug",
+        "lease_renewed",
+        attempt=attempt,
+        lock=grant.lock if grant else None,
+        fencing_token=grant.fence if grant else None,
+    )
 
 
 def unkillable(at: float, attempt: int, pids: tuple[int, ...]) -> Event:

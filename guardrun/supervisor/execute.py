@@ -12,11 +12,12 @@ from guardrun import channel, kernel
 from guardrun.lean import NamedTuple
 from guardrun.model import Ended
 from guardrun.report import events
+from guardrun.supervisor.lease_news import LeaseNews
 from guardrun.supervisor.loop import SUSPEND, suspend
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from guardrun.model import Claim
+    from guardrun.model import Claim, Grant
     from guardrun.report.log import Log
     from guardrun.supervisor.guard import Guard
     from guardrun.supervisor.loop import Loop
@@ -55,6 +56,7 @@ def watch(
     output: Output,
     log: Log,
     number: int,
+    grant: Grant | None,
     claim: Claim | None,
 ) -> Execution:
     """See COMMAND started, pass signals on, take care of its output, until it is over.
@@ -67,12 +69,14 @@ def watch(
     told: int | None = None
     started_at, begun = time.time(), kernel.now()
     running = False
+    news = LeaseNews(guard, log, number, grant)
     while True:
         # COMMAND may write before the warden can say that it runs: its lines come after that one.
         interests = [(guard.fileno(), select.POLLIN), *(output.interests() if running else ())]
         term = guard.term_at()
         reminder = _NEVER if term == reminded else term + _NUDGE
-        ready, signals = loop.wait(interests, min(nudge, last, reminder, guard.kill_at() + mercy))
+        killed = guard.kill_at() + mercy
+        ready, signals = loop.wait(interests, min(nudge, last, reminder, killed, news.due()))
         for taken in signals:
             heard = loop.terminal.told_all(taken)
             if taken.number in loop.terminal.stops and told is None:
@@ -90,6 +94,7 @@ def watch(
         for fd in ready:
             output.ready(fd)
         now = kernel.now()
+        news.look(now)
         if word != ():
             # While it has something to say it is alive: we may have been stopped meanwhile.
             nudge, last = max(nudge, now + _NUDGE), max(last, now + _LATE)

@@ -49,6 +49,14 @@ class Guard:
         """When COMMAND must be killed, likewise."""
         return float("inf") if self._term is None else self._term.kill_at
 
+    def warn_at(self) -> float:
+        """When the lock counts as lost while COMMAND runs on, likewise."""
+        return float("inf") if self._term is None else self._term.warn_at
+
+    def half_at(self) -> float:
+        """Half of the lock's lease: it moves on with every renewal."""
+        return float("inf") if self._term is None else self._term.lock.half_at
+
     def fileno(self) -> int:
         """Readable when ``receive`` has something to say."""
         return self._warden.fileno()
@@ -59,6 +67,8 @@ class Guard:
         The backstop and the warden keep those too, until they end: with them lock and claim are
         held until nothing of COMMAND is alive, even if it closes its own.
         """
+        if self._term is not None:
+            self._term.execute()
         self._store.send(channel.Keep(), held)
         self.send(order, (*stdio, *held))
 

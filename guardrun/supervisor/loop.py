@@ -100,11 +100,13 @@ class Loop:
     ) -> tuple[dict[int, int], list[kernel.Signal]]:
         """Wait for descriptors (fd, poll events), a signal, or ``due``; return what came.
 
-        Lines that the log could not write yet are written meanwhile, and the keeper is tended.
+        Lines that the log could not write yet are written meanwhile, and the keeper is tended;
+        returns with nothing when it said that what it holds has changed.
         """
         wanted = list(interests)
         while True:
             keeper = self._tended(wanted)
+            changed = False
             poll = select.poll()
             poll.register(self._signals.fd, select.POLLIN)
             poll.register(self._timer.fd, select.POLLIN)
@@ -118,13 +120,12 @@ class Loop:
             self._timer.set(due if keeper is None else min(due, keeper.overdue_at()))
             ready = dict(poll.poll())
             if keeper is not None:
-                if ready.pop(keeper.fileno(), 0):
-                    keeper.ready()
+                changed = bool(ready.pop(keeper.fileno(), 0)) and keeper.ready()
                 keeper.check()
             written = [fd for fd, _ in log if ready.pop(fd, 0)]
             for fd in written:
                 self._log.ready(fd)
-            if ready:
+            if ready or changed:
                 break
         signals = self._signals.read() if ready.pop(self._signals.fd, 0) else []
         ready.pop(self._timer.fd, None)

@@ -28,6 +28,13 @@ SAMPLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "nonblock": ("", ()),
     "conflict-exit-code": ("0", ()),
     "min-hold": ("5m", ("--lock=x",)),
+    "scope": ("distributed", ("--lock=x", "--ledger-url=postgresql://h/db")),
+    "lease-url": (
+        "redis://h",
+        ("--lock=x", "--scope=distributed", "--ledger-url=postgresql://h/db"),
+    ),
+    "ttl": ("10s", ("--lock=x", "--lease-url=redis://h")),
+    "on-lease-loss": ("warn", ("--lock=x", "--lease-url=redis://h")),
     "store-wait": ("1s", ()),
     "key": ("{date}", ()),
     "key-ttl": ("1d", ("--key=x",)),
@@ -117,7 +124,7 @@ def written(name: str, text: str) -> str:
 
 def test_the_samples_cover_every_option() -> None:
     """No option is left out of the tests below."""
-    assert SAMPLES.keys() | _LATER | _NO_SETTING == OPTIONS.keys()
+    assert SAMPLES.keys() | _NO_SETTING == OPTIONS.keys()
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLES.keys() - {"keep", "redact"}))
@@ -483,9 +490,10 @@ def test_what_has_no_effect_is_no_mistake(place: Place) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["--lock=a", "--lease-url=redis://h"],
+        ["--lock=a", "--lease-url=etcd://h:2379"],
         ["--lock=a", "--lease-url=etcds://h:2379"],
-        ["--lock=a", "--scope=distributed", "--lease-url=unix:///run/redis.sock"],
+        ["--lock=a", "--scope=distributed", "--lease-url=consul://h"],
+        ["--lock=a", "--lease-url=consuls://h"],
     ],
 )
 def test_stores_of_later_versions_are_refused(place: Place, words: list[str]) -> None:
@@ -493,7 +501,31 @@ def test_stores_of_later_versions_are_refused(place: Place, words: list[str]) ->
     assert "not in this version" in place.refused(*words)
 
 
-def test_options_of_later_stores_are_checked_and_have_no_effect(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("words", "url"),
+    [
+        (["--lease-url=redis://h"], "redis://h"),
+        (["--scope=distributed", "--lease-url=unix:///run/redis.sock"], "unix:///run/redis.sock"),
+        (["--scope=distributed", "--ledger-url=postgresql://h/db"], "postgresql://h/db"),
+        (["--lease-url=redis://h", "--ledger-url=postgresql://h/db"], "redis://h"),
+    ],
+)
+def test_a_lease_is_kept_where_it_is_said_else_in_the_ledger(
+    place: Place, words: list[str], url: str
+) -> None:
+    """--lease-url names the lease store; without it that is the ledger, where it is Postgres."""
+    lock = place.plan("--lock=a", *words).lock
+    assert lock is not None
+    assert (lock.scope, lock.lease_url) == ("distributed", url)
+
+
+def test_an_advisory_lock_has_no_not_before_time(place: Place) -> None:
+    """--min-hold with +advisory is a usage error that says why."""
+    said = place.refused("--lock=a", "--lease-url=postgresql+advisory://h/db", "--min-hold=1s")
+    assert "cannot outlive its session" in said
+
+
+def test_options_of_leases_are_checked_and_have_no_effect_on_host_locks(place: Place) -> None:
     """--ttl and --on-lease-loss are read, and change no host lock."""
     plain = place.plan("--lock=a")
     assert place.plan("--lock=a", "--ttl=10s", "--on-lease-loss=warn") == plain

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrun.core import lease
-from guardrun.term import Term
 
 TTLS = st.floats(10, 86400)
 GRACES = st.floats(0, 1e6)
@@ -61,19 +60,3 @@ def test_the_figures_of_a_minute() -> None:
     granted = lease.Lease(60.0, 1000.0, 10.0)
     assert round(granted.kill_at - 1000, 3) == 58.4
     assert round(granted.term_at - 1000, 3) == 50.9
-
-
-def test_a_term_is_shared_with_forks() -> None:
-    """What one process writes down, those forked before can read."""
-    import os
-
-    term = Term()
-    assert term.term_at == term.kill_at == term.half_at == term.overdue_at == float("inf")
-    pid = os.fork()
-    if pid == 0:
-        term.extend(lease.Lease(60.0, 1000.0, 10.0), 1020.0)
-        os._exit(0)
-    os.waitpid(pid, 0)
-    assert (term.kill_at, term.half_at, term.overdue_at) == (1058.4, 1030.0, 1020.0)
-    term.lose(1010.0)
-    assert (term.term_at, term.kill_at, term.overdue_at) == (1010.0, 1010.0, float("inf"))

@@ -191,9 +191,11 @@ ON CONFLICT (id) DO UPDATE
 -- The compare-and-set, on the claim's token. A key that was found interrupted takes the late truth
 -- of the same claim; one that COMMAND completed has succeeded, whatever COMMAND's exit code. The
 -- run's row is inserted where begin never got here, or where the run was refused. No row comes back
--- when another process has recorded the same outcome since this statement began.
+-- when another process has recorded the same outcome since this statement began. Where the lock's
+-- lease is in the same database, its row is locked, and it ends in the same transaction: whether it
+-- was held until now is part of the outcome.
 WITH done AS (
-    SELECT stale FROM guardrun.runs WHERE job_id = %(job_id)s::uuid AND finished_at IS NOT NULL
+    SELECT stale, lease_lost FROM guardrun.runs WHERE job_id = %(job_id)s::uuid AND finished_at IS NOT NULL
 ), ours AS (
     UPDATE guardrun.keys AS held
        SET state = CASE WHEN held.state = 'succeeded'
@@ -227,7 +229,16 @@ WITH done AS (
            %(claim)s, %(started_at)s, %(enqueued_at)s::timestamptz, %(finished_at)s,
            %(duration_us)s, %(result)s, %(exit_code)s::integer, %(command_code)s::integer,
            %(signal)s::integer, %(reason)s, %(attempts)s, %(held)s, %(lock_wait_us)s::bigint,
-           %(fencing_token)s::bigint, %(lease_lost)s, %(held_by)s,
+           %(fencing_token)s::bigint,
+           %(lease_lost)s
+               OR %(lease_id)s::bytea IS NOT NULL
+                  AND NOT EXISTS (SELECT
+                                    FROM guardrun.lease_holders AS place
+                                   WHERE place.lease_id = %(lease_id)s
+                                     AND place.token = %(lease_token)s
+                                     AND place.fence = %(fencing_token)s
+                                     AND place.expires_at > clock_timestamp()),
+           %(held_by)s,
            %(claim)s::text IS NOT NULL AND NOT EXISTS (SELECT FROM ours)
                AND NOT EXISTS (SELECT FROM guardrun.completions
                                 WHERE completions.token = %(token)s)
@@ -239,7 +250,7 @@ WITH done AS (
            lock_wait_us = excluded.lock_wait_us, fencing_token = excluded.fencing_token,
            lease_lost = excluded.lease_lost, held_by = excluded.held_by, stale = excluded.stale
      WHERE runs.finished_at IS NULL
-    RETURNING job_id, stale
+    RETURNING job_id, stale, lease_lost
 ), tried AS (
     INSERT INTO guardrun.attempts (job_id, number, started_at, duration_us, result, exit_code,
                                    signal, reason)
@@ -256,10 +267,10 @@ WITH done AS (
      WHERE %(stdout)b::bytea IS NOT NULL AND (EXISTS (SELECT FROM run) OR EXISTS (SELECT FROM done))
     ON CONFLICT DO NOTHING
 )
-SELECT stale FROM run UNION ALL SELECT stale FROM done
+SELECT stale, lease_lost FROM run UNION ALL SELECT stale, lease_lost FROM done
 
--- name: was_stale
-SELECT stale FROM guardrun.runs WHERE job_id = %(job_id)s::uuid
+-- name: as_recorded
+SELECT stale, lease_lost FROM guardrun.runs WHERE job_id = %(job_id)s::uuid
 
 -- name: stored_output
 SELECT outputs.stdout, outputs.stderr

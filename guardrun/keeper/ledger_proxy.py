@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from guardrun import kernel
 from guardrun.errors import StoreUnavailable
 from guardrun.keeper import messages
 from guardrun.ledger.nap import Nap
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from guardrun.keeper.link import Link
-    from guardrun.model import Budget, KeySpec, Outcome, Refusal, Run
+    from guardrun.model import Budget, KeySpec, Outcome, Recorded, Refusal, Run
     from guardrun.ports import Rng, Waiter
 
 _FIRST_NAP, _LONGEST_NAP = 0.5, 4.0
@@ -31,7 +30,6 @@ class LedgerProxy:
         self._link = link
         self._waiter = waiter
         self._rng = rng
-        self._executed = self._recorded = False
         self._nap = _FIRST_NAP
 
     def prepare(self, due: float) -> None:
@@ -60,23 +58,19 @@ class LedgerProxy:
 
     def finish(self, outcome: Outcome, due: float = FOREVER) -> bool:
         """As the port says."""
-        self._executed = bool(outcome.attempts)
+        return self.record(outcome, due).claim
+
+    def record(self, outcome: Outcome, due: float) -> Recorded:
+        """As the port says."""
         size = sum(map(len, outcome.captured or ()))
-        ours = bool(self._link.ask(self._waiter, messages.Finish(outcome), due, size))
-        self._link.held = None
-        self._recorded = True
-        return ours
+        self._link.owes = True
+        recorded: Recorded = self._ask(messages.Finish(outcome), due, size)
+        self._link.owes, self._link.held = False, None
+        return recorded
 
     def assure(self) -> bool:
-        """Whether the claim is good for half its time; it is renewed first if not."""
-        term = self._link.term
-        if kernel.now() < term.half_at:
-            return True
-        try:
-            self._ask(messages.Renew(), term.term_at)
-        except StoreUnavailable:
-            return False
-        return kernel.now() < term.half_at
+        """Whether what is held is good for half its time; it is renewed first if not."""
+        return self._link.assure(self._waiter)
 
     def watch(self, job_id: str) -> Nap:  # noqa: ARG002
         """Wait a while, jittered, longer each time."""
@@ -90,10 +84,7 @@ class LedgerProxy:
         return found
 
     def close(self) -> None:
-        """Let the keeper go; it ends by itself."""
-        self._link.release(self._executed)
-        if self._recorded:
-            self._link.part()
+        """Nothing to let go of: the keeper ends with the run."""
 
-    def _ask(self, asked: tuple[object, ...], due: float) -> Any:
-        return self._link.ask(self._waiter, asked, due)
+    def _ask(self, asked: tuple[object, ...], due: float, size: int = 0) -> Any:
+        return self._link.ask(self._waiter, "ledger", asked, due, size)
