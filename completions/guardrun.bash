@@ -101,6 +101,24 @@ __guardrun_subcommand_value() {
         show:--config)
             __guardrun_files
             ;;
+        locks:--scope)
+            __guardrun_offer 'host distributed'
+            ;;
+        locks:--ledger-url)
+            __guardrun_offer 'none:'
+            ;;
+        locks:--config)
+            __guardrun_files
+            ;;
+        unlock:--scope)
+            __guardrun_offer 'host distributed'
+            ;;
+        unlock:--ledger-url)
+            __guardrun_offer 'none:'
+            ;;
+        unlock:--config)
+            __guardrun_files
+            ;;
         keys:--ledger-url)
             __guardrun_offer 'none:'
             ;;
@@ -235,6 +253,14 @@ _guardrun() {
                 __guardrun_subcommand show \
                     '--json --ledger-url --config --help' '' '--ledger-url --config'
                 ;;
+            locks)
+                __guardrun_subcommand locks \
+                    '--older-than --scope --json --lease-url --ledger-url --config --help' '' '--older-than --scope --lease-url --ledger-url --config'
+                ;;
+            unlock)
+                __guardrun_subcommand unlock \
+                    '--force --owner --scope --json --lease-url --ledger-url --config --help' '' '--owner --scope --lease-url --ledger-url --config'
+                ;;
             keys)
                 __guardrun_subcommand keys \
                     '--json --ledger-url --config --help --force --limit --state' 'show forget' '--ledger-url --config --limit --state'
@@ -255,7 +281,7 @@ _guardrun() {
         esac
     else
         local named
-        mapfile -t named < <(compgen -W 'run history show keys flush prune migrate' -- "$cur")
+        mapfile -t named < <(compgen -W 'run history show locks unlock keys flush prune migrate' -- "$cur")
         __guardrun_run 1
         COMPREPLY=("${named[@]}" "${COMPREPLY[@]}")
     fi

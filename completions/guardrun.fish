@@ -15,7 +15,7 @@ end
 # Prints where the cursor is: the name of a subcommand, "command", or "options".
 function __guardrun_place
     set -l words (commandline -opc)
-    if contains -- "$words[2]" history show keys flush prune migrate
+    if contains -- "$words[2]" history show locks unlock keys flush prune migrate
         echo $words[2]
         return
     end
@@ -50,6 +50,8 @@ complete -c guardrun -n '__guardrun_at options command' -a '(__guardrun_command)
 complete -c guardrun -n __guardrun_first -a run -d 'Run COMMAND under guard.'
 complete -c guardrun -n __guardrun_first -a history -d 'Show what ran, newest first.'
 complete -c guardrun -n __guardrun_first -a show -d 'Show one run with its attempts and its captured output.'
+complete -c guardrun -n __guardrun_first -a locks -d 'Show the locks that are held now, the oldest first, and who holds them.'
+complete -c guardrun -n __guardrun_first -a unlock -d 'Take a lock away from its holders, and raise its fencing token.'
 complete -c guardrun -n __guardrun_first -a keys -d 'Show the idempotency keys, the latest claimed first.'
 complete -c guardrun -n __guardrun_first -a flush -d 'Record the outcomes that wait in the spool for this ledger.'
 complete -c guardrun -n __guardrun_first -a prune -d 'Delete old runs and keys; never a running one, nor a key that still blocks.'
@@ -120,6 +122,21 @@ complete -c guardrun -n '__guardrun_at show' -l json -d 'One JSON object'
 complete -c guardrun -n '__guardrun_at show' -l ledger-url -x -a 'none:' -d 'Use this ledger'
 complete -c guardrun -n '__guardrun_at show' -l config -rF -d 'Use this configuration file'
 complete -c guardrun -n '__guardrun_at show' -l help -d 'Show what the subcommand takes, and exit'
+complete -c guardrun -n '__guardrun_at locks' -l older-than -x -d 'Only those held for longer; exits 1 when there is one'
+complete -c guardrun -n '__guardrun_at locks' -l scope -x -a 'host distributed' -d 'Only locks of this scope'
+complete -c guardrun -n '__guardrun_at locks' -l json -d 'One JSON object a line'
+complete -c guardrun -n '__guardrun_at locks' -l lease-url -x -d 'Use this lease store'
+complete -c guardrun -n '__guardrun_at locks' -l ledger-url -x -a 'none:' -d 'Use this ledger'
+complete -c guardrun -n '__guardrun_at locks' -l config -rF -d 'Use this configuration file'
+complete -c guardrun -n '__guardrun_at locks' -l help -d 'Show what the subcommand takes, and exit'
+complete -c guardrun -n '__guardrun_at unlock' -l force -d 'Do not ask'
+complete -c guardrun -n '__guardrun_at unlock' -l owner -x -d 'Only what this run holds: its owner, HOST:PID, or its job_id or the end of it'
+complete -c guardrun -n '__guardrun_at unlock' -l scope -x -a 'host distributed' -d 'Only the lock of this scope'
+complete -c guardrun -n '__guardrun_at unlock' -l json -d 'One JSON object'
+complete -c guardrun -n '__guardrun_at unlock' -l lease-url -x -d 'Use this lease store'
+complete -c guardrun -n '__guardrun_at unlock' -l ledger-url -x -a 'none:' -d 'Use this ledger'
+complete -c guardrun -n '__guardrun_at unlock' -l config -rF -d 'Use this configuration file'
+complete -c guardrun -n '__guardrun_at unlock' -l help -d 'Show what the subcommand takes, and exit'
 complete -c guardrun -n '__guardrun_at keys' -a show -d 'Show one key, whether it blocks, and its last runs.'
 complete -c guardrun -n '__guardrun_at keys' -a forget -d 'Let a key block no longer: its next run executes COMMAND.'
 complete -c guardrun -n '__guardrun_at keys' -l json -d 'One JSON object a line'

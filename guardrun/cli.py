@@ -24,8 +24,8 @@ _LATER = ""
 SUBCOMMANDS = {
     "history": "guardrun.commands.history:history",
     "show": "guardrun.commands.history:show",
-    "locks": _LATER,
-    "unlock": _LATER,
+    "locks": "guardrun.commands.locks:locks",
+    "unlock": "guardrun.commands.unlock:unlock",
     "keys": "guardrun.commands.keys:keys",
     "stats": _LATER,
     "metrics": _LATER,

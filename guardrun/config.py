@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from guardrun.settings import Setting, Settings
 
 LEDGER_FILE = "ledger.sqlite3"
+LEASES_OF_LATER = ("etcd", "etcds", "consul", "consuls")
+"""lease stores that the command line knows, and this version does not"""
 
 
 class Settled(NamedTuple):
@@ -233,13 +235,10 @@ def _check_lease(settings: Settings, remote: Setting) -> None:
     store = settings.get("lease-url", remote)
     hold = settings.get("min-hold")
     scheme = (_lease_url(settings) or "").partition(":")[0]
-    if scheme in _LATER:
+    if scheme in LEASES_OF_LATER:
         raise wrong(store.source, f"{store.origin}: leases in {scheme} are not in this version")
     if hold and hold.value and scheme == "postgresql+advisory":
         raise _conflict(hold, store, "an advisory lock cannot outlive its session")
-
-
-_LATER = ("etcd", "etcds", "consul", "consuls")
 
 
 def _check_key(settings: Settings) -> None:

@@ -8,18 +8,24 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from guardrun import config
 from guardrun.errors import GuardrunError, ToldToStop, UsageError
 
+if TYPE_CHECKING:
+    from guardrun.commands.stores import LockStores
+    from guardrun.model import LedgerSpec
+
 
 def launch(name: str, target: str, words: Sequence[str]) -> int:
     """Load ``target`` (``module:attribute``, a click command) and call it; its exit code.
 
-    The command finds the ledger's ``LedgerSpec`` as ``ctx.obj``. Raises ``UsageError`` for what
-    click does not take, ``ToldToStop`` for Ctrl-C at a prompt.
+    The command finds the ledger's ``LedgerSpec`` as ``ctx.obj``; one with ``--lease-url`` finds the
+    ``LockStores`` there. Raises ``UsageError`` for what click does not take, ``ToldToStop`` for
+    Ctrl-C at a prompt.
     """
     name, command, words = find(name, target, words)
     try:
@@ -44,15 +50,23 @@ def _call(command: click.Command, name: str, words: Sequence[str]) -> int:
     result: object
     try:
         with command.make_context(name, list(words)) as context:
-            context.obj = config.ledger_spec(
-                context.params.pop("ledger_url"), context.params.pop("config"), os.environ
-            )
+            context.obj = _stores(context.params)
             result = command.invoke(context)
     except click.exceptions.Exit as ending:
         result = ending.exit_code
     if sys.stdout is not None:  # None: closed when we started
         sys.stdout.flush()
     return result if isinstance(result, int) else 0
+
+
+def _stores(params: dict[str, Any]) -> LedgerSpec | LockStores:
+    """What the options about stores mean, which are taken out of ``params``."""
+    ledger_url, file = params.pop("ledger_url"), params.pop("config")
+    if "lease_url" not in params:
+        return config.ledger_spec(ledger_url, file, os.environ)
+    from guardrun.commands.stores import lock_stores
+
+    return lock_stores(params.pop("lease_url"), ledger_url, file, os.environ)
 
 
 def find(name: str, target: str, words: Sequence[str]) -> tuple[str, click.Command, Sequence[str]]:

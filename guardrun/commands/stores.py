@@ -1,14 +1,15 @@
-"""The ledger, for subcommands that write to it."""
+"""Ledger and locks, for subcommands that look after them."""
 
 from __future__ import annotations
 
 import os
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from guardrun import kernel, safety
+from guardrun import config, kernel, safety
+from guardrun.errors import UsageError
 from guardrun.ledger.records import keeps_nothing
 from guardrun.ledger.sqlite import SqliteLedger
 from guardrun.ledger.sqlite_file import path_of
@@ -22,6 +23,46 @@ Answer = TypeVar("Answer")
 
 _CAP = 1.0
 """s; the longest that asking once more is put off"""
+
+
+class LockStores(NamedTuple):
+    """Where the locks are that a subcommand is about."""
+
+    directory: str | None
+    """of host locks; ``None``: they are not asked for"""
+    lease_url: str | None
+    """``None``: no lease store is configured, or leases are not asked for"""
+    by_default: bool
+    """no option names a lease store, and it is the ledger's Postgres"""
+    store_wait: float
+
+
+def lock_stores(
+    lease_url: str | None, ledger_url: str | None, file: str | None, environ: Mapping[str, str]
+) -> LockStores:
+    """Find the locks of both scopes; the first three are a subcommand's own options."""
+    places = config.lock_places(lease_url, ledger_url, file, environ)
+    ledger = config.ledger_spec(ledger_url, file, environ)
+    by_default = lease_url is None and places.lease_url == ledger.url
+    return LockStores(places.directory, places.lease_url, by_default, places.store_wait)
+
+
+def within(stores: LockStores, scope: str | None) -> LockStores:
+    """The locks of one scope; ``None``: of both.
+
+    Raises ``UsageError`` where leases are asked for and there is no store of them.
+    """
+    if scope == "host":
+        return stores._replace(lease_url=None)
+    url = stores.lease_url
+    kind = (url or "").partition(":")[0]
+    if kind in config.LEASES_OF_LATER:
+        raise UsageError(f"--lease-url: leases in {kind} are not in this version")
+    if scope is None:
+        return stores
+    if url is None:
+        raise UsageError("--scope distributed needs a lease store: give --lease-url")
+    return stores._replace(directory=None, by_default=False)
 
 
 def scheme(spec: LedgerSpec) -> str:
@@ -46,16 +87,16 @@ def open_ledger(spec: LedgerSpec) -> SqliteLedger | PostgresLedger:
     return SqliteLedger(path, time.time, spec.keep)
 
 
-def patiently(spec: LedgerSpec, ask: Callable[[float], Answer]) -> Answer:
-    """Ask until the ledger answers, as long as a run would at its start; jittered.
+def patiently(store: LedgerSpec | LockStores, ask: Callable[[float], Answer]) -> Answer:
+    """Ask until a store answers, as long as a run would at its start; jittered.
 
-    ``ask`` is told until when. Raises the ledger's last ``StoreUnavailable``.
+    ``ask`` is told until when. Raises the store's last ``StoreUnavailable``.
     """
-    due = kernel.now() + spec.store_wait
-    return insist(_Patience(), random.Random(), due, _CAP, ask)
+    due = kernel.now() + store.store_wait
+    return insist(Patience(), random.Random(), due, _CAP, ask)
 
 
-class _Patience:
+class Patience:
     """Waits with nothing else to watch: a signal ends the process."""
 
     def pause(self, _fds: Sequence[int], due: float) -> Collection[int]:

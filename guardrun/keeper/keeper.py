@@ -347,8 +347,9 @@ class Keeper:
         """Have recorded what was not, so that the key need not lapse; give the lock back."""
         tell = self._last_word()
         told = tell is None or self._insist(tell, _FIRST_WORD)
-        if self._wanted is not None and kernel.now() < self._term.lock.term_at:
-            self._insist(self._give, min(_LAST_WORD, self._wanted.ttl))
+        if self._wanted is not None and kernel.now() < self._term.warn_at:
+            proved = kernel.now() < self._term.lock.term_at
+            self._insist(self._give, min(_LAST_WORD, self._wanted.ttl) if proved else _FIRST_WORD)
         if tell is not None and not told:
             self._insist(tell, _LAST_WORD)
         spool = self._stores.spool

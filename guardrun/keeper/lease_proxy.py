@@ -76,7 +76,7 @@ class LeaseProxy:
         When the store does not answer, the keeper goes on trying.
         """
         if not self._asked or kernel.now() >= self._link.term.lock.term_at:
-            return  # what is not proved to be ours is left alone
+            return  # it is not worth waiting for: the store is far away, or has another holder
         try:
             self._link.ask(_Deaf(), _STORE, messages.Give(), kernel.now() + _GIVING)
         except GuardrunError:

@@ -50,6 +50,12 @@ class Sidecar(NamedTuple):
     holds: Mapping[int, Hold] = MappingProxyType({})
 
 
+def lock_of(fd: int) -> str:
+    """The name of the lock that the file is about; empty when it is damaged."""
+    first = os.pread(fd, 1 << 20, 0).partition(b"\n")[0].decode("utf-8", "surrogateescape")
+    return first.removeprefix("lock ") if first.startswith("lock ") else ""
+
+
 def read(fd: int, lock: str) -> Sidecar:
     """Read the sidecar; what is damaged (power loss) counts as absent."""
     sidecar = Sidecar(lock)
