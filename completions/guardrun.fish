@@ -62,7 +62,7 @@ complete -c guardrun -n '__guardrun_at options' -s c -l command -x -d 'Run /bin/
 complete -c guardrun -n '__guardrun_at options' -l lock -x -d 'Name of the lock held while COMMAND runs'
 complete -c guardrun -n '__guardrun_at options' -l lock-file -rF -d 'Lock this very file or directory, as flock(1) does'
 complete -c guardrun -n '__guardrun_at options' -l scope -x -a 'host distributed' -d 'A lock of this host, or a lease in the lease store; implied by --lease-url'
-complete -c guardrun -n '__guardrun_at options' -l lease-url -x -d 'Where leases are kept: redis, rediss, unix, postgresql, postgresql+advisory, etcd, etcds, consul or consuls'
+complete -c guardrun -n '__guardrun_at options' -l lease-url -x -d 'Where leases are kept: redis, rediss, redis+sentinel, rediss+sentinel, unix, postgresql, postgresql+advisory, etcd, etcds, consul or consuls'
 complete -c guardrun -n '__guardrun_at options' -s j -l slots -x -d 'Up to N holders at once'
 complete -c guardrun -n '__guardrun_at options' -s s -l shared -d 'Share the lock with other readers; host scope only'
 complete -c guardrun -n '__guardrun_at options' -s x -l exclusive -d 'Hold the lock alone; the default'

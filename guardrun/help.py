@@ -18,8 +18,8 @@ HELP = {
     "lock": "Name of the lock held while COMMAND runs. Without it there is no lock.",
     "lock-file": "Lock this very file or directory, as flock(1) does. Excludes --lock.",
     "scope": "A lock of this host, or a lease in the lease store; implied by --lease-url.",
-    "lease-url": "Where leases are kept: redis, rediss, unix, postgresql, postgresql+advisory, "
-    "etcd, etcds, consul or consuls.",
+    "lease-url": "Where leases are kept: redis, rediss, redis+sentinel, rediss+sentinel, unix, "
+    "postgresql, postgresql+advisory, etcd, etcds, consul or consuls.",
     "slots": "Up to N holders at once. All users of a lock give the same N.",
     "shared": "Share the lock with other readers; host scope only.",
     "exclusive": "Hold the lock alone; the default.",

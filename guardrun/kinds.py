@@ -25,6 +25,8 @@ _ONE_DAY = 86400.0
 _LEASE_SCHEMES = (
     "redis",
     "rediss",
+    "redis+sentinel",
+    "rediss+sentinel",
     "unix",
     "postgresql",
     "postgresql+advisory",
@@ -230,11 +232,14 @@ def lease_url(url: str) -> str:
             f"write one of {', '.join(name + '://' for name in _LEASE_SCHEMES)}"
         )
     host = rest[2:].partition("/")[0].rpartition("@")[2]
+    path = rest[2:].partition("?")[0].rpartition("@")[2].partition("/")[2]
     if scheme == "unix":
         if not rest[2:].rpartition("@")[2].startswith("/"):
             raise ValueError("a Redis socket needs an absolute path: write unix:///PATH")
     elif not host and not scheme.startswith("postgresql"):  # libpq has a default
         raise ValueError("the URL names no host")
+    elif scheme.endswith("+sentinel") and not path.partition("/")[0]:
+        raise ValueError(f"the URL names no service: write {scheme}://HOST:PORT/SERVICE")
     return url
 
 

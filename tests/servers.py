@@ -684,7 +684,10 @@ class Redis:
     @classmethod
     @contextlib.contextmanager
     def start(cls, **settings: object) -> Iterator[Redis]:
-        """Run a server with these settings (of redis.conf; - is _) while the block lasts."""
+        """Run a server with these settings (of redis.conf; - is _) while the block lasts.
+
+        With ``sentinel monitor`` among them it is a sentinel.
+        """
         binaries = find_binaries(REDIS)
         home = Home.of(binaries.directory / REDIS.binary)
         server = cls.launch(os.getpid(), binaries, home, home.private(REDIS.name), settings)
@@ -703,7 +706,7 @@ class Redis:
         settings: Mapping[str, object],
     ) -> Redis:
         """Run a server there until its owner, a process, has ended."""
-        password = secrets.token_hex(16)
+        password = str(settings.get("requirepass", secrets.token_hex(16)))
 
         def attempt() -> Minded:
             server = cls(_mind(directory, free_port()), password)
@@ -735,7 +738,10 @@ class Redis:
         return {
             **_order(owner, home, directory),
             "files": {"redis.conf": "\n".join(lines) + "\n"},
-            "run": [str(binaries.directory / REDIS.binary), str(directory / "redis.conf")],
+            "run": [
+                *(str(binaries.directory / REDIS.binary), str(directory / "redis.conf")),
+                *(["--sentinel"] if "sentinel monitor" in settings else []),
+            ],
             # There is nothing to put in order in a directory that goes.
             "last": "SIGKILL",
         }

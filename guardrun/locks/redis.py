@@ -14,10 +14,9 @@ import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
-import redis
-
 from guardrun.errors import ConfigError
 from guardrun.locks import lua
+from guardrun.locks.lean_redis import exceptions
 from guardrun.locks.lease import LONGEST_HOLD, check
 from guardrun.locks.redis_connection import Connection, unavailable
 from guardrun.model import Grant, Holder, Place, Waiting
@@ -25,6 +24,7 @@ from guardrun.model import Grant, Holder, Place, Waiting
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from guardrun.locks.redis_sentinel import Guided
     from guardrun.model import LeaseRequest
 
 _PREFIX = "guardrun:"
@@ -51,20 +51,24 @@ class RedisLeases:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._server = Connection(url)
-        self._bell = Connection(url)
+        self._server = _connection(url)
+        self._bell = _connection(url)
         self._deaf = False
         self._channel = f"{_PREFIX}wake:{os.urandom(8).hex()}"
         self._waiting: set[str] = set()
         self._scripts = {verb: _Script(verb) for verb in _VERBS}
-        self._asked_durable = False
-        self._durable: bool | None = None
+        # A failover replaces the server by one that may not have got the last fences yet.
+        self._asked_durable = _is_guided(url)
+        self._durable: bool | None = False if self._asked_durable else None
 
     # ------------------------------------------------------------ the port
 
     @property
     def fence_durable(self) -> bool | None:
-        """Whether every fence is on disk before it is granted; ``None`` where we may not know."""
+        """Whether every fence is on disk before it is granted; ``None`` where we may not know.
+
+        Never so behind Sentinel.
+        """
         return self._durable
 
     def acquire(self, wanted: LeaseRequest, wait: bool, due: float) -> Grant | Waiting:
@@ -186,8 +190,9 @@ class RedisLeases:
 
     def _starts_to_listen(self, due: float) -> bool:
         """Hear from now on what is published for us; False when that was so, or cannot be."""
-        if self._deaf or self._bell.is_open():
+        if self._deaf or (self._bell.is_open() and self._bell.where == self._server.where):
             return False
+        self._bell.close()  # it may be that of a server which is the primary no more
         (said,) = self._bell.ask(due, ("SUBSCRIBE", self._channel))
         if isinstance(said, Exception):  # an ACL: waiting works without it, only less promptly
             self._deaf = True
@@ -199,7 +204,7 @@ class RedisLeases:
     def _run(self, verb: str, lock: str, due: float, *words: str | bytes | int) -> Any:
         """Have a verb's script run; the server gets its text only when it doesn't know it."""
         script = self._scripts[verb]
-        keys = _keys(lock)
+        keys = keys_of(lock)
         call = ("EVALSHA", script.sha, len(keys), *keys, *words)
         if verb == "acquire" and not self._asked_durable:
             said, told = self._server.ask(due, call, ("CONFIG", "GET", "append*"))
@@ -207,14 +212,27 @@ class RedisLeases:
             self._durable = _is_durable(told)
         else:
             (said,) = self._server.ask(due, call)
-        if isinstance(said, redis.exceptions.NoScriptError):
+        if isinstance(said, exceptions.NoScriptError):
             (said,) = self._server.ask(due, ("EVAL", script.text, len(keys), *keys, *words))
         return self._answer(said, keys[0])
 
     def _answer(self, said: Any, key: str = "") -> Any:
         if isinstance(said, Exception):
+            self._server.close()  # it may be the primary no more; the next call looks for one
             raise unavailable(self._url, said, key.rpartition(":")[0])
         return said
+
+
+def _is_guided(url: str) -> bool:
+    return url.partition(":")[0].endswith("+sentinel")
+
+
+def _connection(url: str) -> Connection | Guided:
+    if not _is_guided(url):
+        return Connection(url)
+    from guardrun.locks.redis_sentinel import Guided
+
+    return Guided(url)
 
 
 _VERBS = ("acquire", "renew", "release", "leave", "take_away", "holders")
@@ -253,7 +271,7 @@ def _is_durable(told: Any) -> bool | None:
     return bool(given.get(b"appendonly") == b"yes" and given.get(b"appendfsync") == b"always")
 
 
-def _keys(lock: str) -> list[str]:
+def keys_of(lock: str) -> list[str]:
     """A lock's keys. The name is their hash tag: in a cluster they would be in one place."""
     tag = quote(lock, safe=_PLAIN, errors="surrogateescape")
     return [f"{_PREFIX}{{{tag}}}:{key}" for key in _KEYS]

@@ -7,26 +7,14 @@ by ``Connection.due``, without signals or threads, also when the server is froze
 
 from __future__ import annotations
 
-import contextlib
 import re
 import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-import redis
-from redis.backoff import NoBackoff
-from redis.connection import (
-    Connection as RedisConnection,
-)
-from redis.connection import (
-    SSLConnection,
-    UnixDomainSocketConnection,
-    parse_url,
-)
-from redis.retry import Retry
-
 from guardrun import kernel
 from guardrun.errors import ConfigError, StoreUnavailable
+from guardrun.locks.lean_redis import NoBackoff, Retry, connection, exceptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,16 +31,22 @@ _OURS = (
 """redis-py's options in a URL that are decided here"""
 
 
-class Overdue(redis.TimeoutError):
+class Overdue(exceptions.TimeoutError):
     """The answer did not come in time."""
 
 
 class Connection:
     """A connection that is made when it is needed, and closed by whatever goes wrong with it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, what: str = "the lease store") -> None:
         self._url = url
+        self._what = what
         self._made: Any = None
+
+    @property
+    def where(self) -> str:
+        """The URL of the server it is made to, without secrets."""
+        return address(self._url)
 
     def ask(self, due: float, *commands: Sequence[str | bytes | int]) -> list[Any]:
         """Send commands at once; the answers, where an error of the server's is one too.
@@ -65,9 +59,9 @@ class Connection:
             for command in commands:
                 made.send_command(*command, check_health=False)
             return [self._answer(made) for _ in commands]
-        except (redis.RedisError, OSError, UnicodeError) as error:
+        except (exceptions.RedisError, OSError, UnicodeError) as error:
             self.close()
-            raise unavailable(self._url, error) from None
+            raise unavailable(self._url, error, what=self._what) from None
 
     def is_open(self) -> bool:
         """Whether there is one, as far as is known."""
@@ -93,16 +87,10 @@ class Connection:
         if self._made is not None:
             self._made.due = due
             return self._made
-        kind, options = _options(self._url)
-        try:
-            self._made = made = kind(**options)
-        except TypeError:
-            raise _unreadable() from None
-        # Nobody reads them there, and each costs a round trip.
-        made.driver_info = made.lib_name = made.lib_version = None
+        self._made = made = make(self._url)
         made.due = due
         made.connect()
-        if not options.get("password"):
+        if not made.password:
             # A server that wants one hangs up on a long command without saying why.
             made.send_command("PING", check_health=False)
             made.read_response()
@@ -112,7 +100,7 @@ class Connection:
     def _answer(made: Any) -> Any:
         try:
             return made.read_response()
-        except redis.ResponseError as error:
+        except exceptions.ResponseError as error:
             return error
 
 
@@ -191,7 +179,7 @@ class _Timed:
         return self.bounded
 
 
-class _Dial(RedisConnection):
+class _Dial(connection.Connection):
     """TCP, with what is left of the time shared among a name's addresses."""
 
     def _connect(self) -> socket.socket:
@@ -220,11 +208,11 @@ class _Tcp(_Timed, _Dial):
     pass
 
 
-class _Tls(_Timed, SSLConnection, _Dial):
+class _Tls(_Timed, connection.SSLConnection, _Dial):
     pass
 
 
-class _Unix(_Timed, UnixDomainSocketConnection):
+class _Unix(_Timed, connection.UnixDomainSocketConnection):
     pass
 
 
@@ -238,19 +226,19 @@ def _options(url: str) -> tuple[Any, dict[str, Any]]:
     """What kind of connection a URL means, and its options."""
     try:
         parts = urlsplit(url)
-        options: dict[str, Any] = dict(parse_url(url))  # type: ignore[no-untyped-call]
+        options: dict[str, Any] = dict(connection.parse_url(url))  # type: ignore[no-untyped-call]
     except ValueError:  # its text may hold a piece of the password
-        raise _unreadable() from None
+        raise unreadable() from None
     # A password with an unescaped @, / or # would be taken for something else, and shown.
     rest = parts.fragment + ("" if parts.scheme == "unix" else parts.path)
     split = "@" in rest or ("@" in parts.query and "@" not in parts.netloc)
     number = parts.path.strip("/")
     if split or parts.netloc.count("@") > 1 or parts.fragment:
-        raise _unreadable()
+        raise unreadable()
     if parts.scheme == "unix" and not number:
-        raise _unreadable()
+        raise unreadable()
     if parts.scheme != "unix" and number and not number.isdigit():
-        raise _unreadable()
+        raise unreadable()
     options = {name: value for name, value in options.items() if name not in _OURS}
     options.pop("connection_class", None)
     if parts.scheme == "rediss":
@@ -258,18 +246,32 @@ def _options(url: str) -> tuple[Any, dict[str, Any]]:
     return _KINDS[parts.scheme], options | {"protocol": 2, "retry": Retry(NoBackoff(), 0)}
 
 
-def _unreadable() -> ConfigError:
+def make(url: str) -> Any:
+    """A connection of redis-py's, not connected. Raises ``ConfigError``."""
+    kind, options = _options(url)
+    try:
+        made = kind(**options)
+    except TypeError:  # it does not know one of them
+        raise unreadable() from None
+    # Nobody reads them on the server, and each costs a round trip.
+    made.driver_info = made.lib_name = made.lib_version = None
+    return made
+
+
+def unreadable() -> ConfigError:
+    """The error for a URL that cannot be read: it is not shown, for what is a password in it?"""
     return ConfigError(
         "the lease store's URL cannot be read: write redis://USER:PASSWORD@HOST:PORT/NUMBER, "
-        "rediss:// for TLS, or unix:///PATH/OF/SOCKET?db=NUMBER, "
+        "rediss:// for TLS, redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/NUMBER, "
+        "or unix:///PATH/OF/SOCKET?db=NUMBER, "
         "and %40 for @, %3A for :, %2F for /, %3F for ?, %23 for # in names and passwords"
     )
 
 
 def address(url: str) -> str:
     """The store's URL with what names the place alone: no user, no password, no options."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
 
 
 # ---------------------------------------------------------------- errors
@@ -309,22 +311,24 @@ _REMEDIES = (
 """what an error says, in lower case: what to do; the first that fits"""
 
 _CODES: tuple[tuple[type[Exception], str], ...] = (
-    (redis.exceptions.NoPermissionError, "NOPERM"),
-    (redis.exceptions.ReadOnlyError, "READONLY"),
-    (redis.exceptions.OutOfMemoryError, "OOM"),
-    (redis.exceptions.BusyLoadingError, "LOADING"),
-    (redis.exceptions.MovedError, "MOVED"),
-    (redis.exceptions.MasterDownError, "MASTERDOWN"),
-    (redis.exceptions.ClusterDownError, "CLUSTERDOWN"),
-    (redis.exceptions.AuthenticationError, "AUTH"),
+    (exceptions.NoPermissionError, "NOPERM"),
+    (exceptions.ReadOnlyError, "READONLY"),
+    (exceptions.OutOfMemoryError, "OOM"),
+    (exceptions.BusyLoadingError, "LOADING"),
+    (exceptions.MovedError, "MOVED"),
+    (exceptions.MasterDownError, "MASTERDOWN"),
+    (exceptions.ClusterDownError, "CLUSTERDOWN"),
+    (exceptions.AuthenticationError, "AUTH"),
 )
 """the words that redis-py takes away from the front of a message"""
 
 
-def unavailable(url: str, error: Exception, keys: str = "") -> StoreUnavailable:
+def unavailable(
+    url: str, error: Exception, keys: str = "", what: str = "the lease store"
+) -> StoreUnavailable:
     """What an error means for people: what, why, what to do; without any password.
 
-    ``keys`` is what the keys begin with that it may be about.
+    ``keys`` is what the keys begin with that it may be about, ``what`` what is at ``url``.
     """
     said = _one_line(str(error)) or type(error).__name__
     for secret in _secrets(url):
@@ -332,7 +336,7 @@ def unavailable(url: str, error: Exception, keys: str = "") -> StoreUnavailable:
     code = next((code for kind, code in _CODES if isinstance(error, kind)), "")
     look = f"{code} {said}".lower()
     remedy = next((remedy for word, remedy in _REMEDIES if word in look), _TRY_AGAIN)
-    return StoreUnavailable(f"the lease store {address(url)}: {said}; {remedy.replace('%s', keys)}")
+    return StoreUnavailable(f"{what} {address(url)}: {said}; {remedy.replace('%s', keys)}")
 
 
 def _one_line(text: str) -> str:
@@ -345,10 +349,9 @@ def _one_line(text: str) -> str:
 def _secrets(url: str) -> list[str]:
     """All that may be a password in the URL, as written and as meant; the longest first."""
     found = {url.partition("://")[2].rpartition("@")[0].partition(":")[2]}
-    with contextlib.suppress(ValueError):
-        for word in urlsplit(url).query.split("&"):
-            name, _, value = word.partition("=")
-            if unquote(name).endswith("password"):
-                found.add(value)
+    for word in url.partition("?")[2].split("&"):
+        name, _, value = word.partition("=")
+        if unquote(name).endswith("password"):
+            found.add(value)
     found |= {unquote(secret) for secret in found}
     return sorted(found - {""}, key=len, reverse=True)

@@ -118,12 +118,28 @@ def machine(host: Host) -> Machine:
 # ---------------------------------------------------------------- crontab
 
 
-@pytest.mark.parametrize("program", crontab())
+@pytest.mark.parametrize("program", sorted(crontab().keys() - {"tick"}))
 def test_every_line_of_the_crontab_runs(machine: Machine, program: str) -> None:
     """In cron's environment every line executes its program, and there is no mail."""
     result = machine.cron(crontab()[program])
     assert (result.code, result.stdout, result.stderr) == (0, b"", b"")
     assert machine.ran() == [program]
+
+
+def test_one_host_of_a_fleet_does_the_tick(machine: Machine, database_url: str) -> None:
+    """The fleet's line runs once a window, wherever; to find it running or done is no mail."""
+    fleet = {"GUARDRUN_LEDGER_URL": database_url}
+    assert machine.run(["/bin/sh", "-c", f"{machine.bin}/guardrun migrate"], fleet).code == 0
+    line = crontab()["tick"].replace("{window:15m}", "now")  # the next window may begin any moment
+    first = machine.crond(line, ACT="read unblocked", **fleet)
+    eventually(lambda: machine.ran() == ["tick"], what="the first host is at work")
+    busy = machine.cron(line, **fleet)
+    assert (busy.code, busy.stdout, busy.stderr) == (0, b"", b"")
+    first.communicate(b"\n", timeout=60)
+    assert first.returncode == 0
+    done = machine.cron(line, **fleet)
+    assert (done.code, done.stdout, done.stderr) == (0, b"", b"")
+    assert machine.ran() == ["tick"]
 
 
 def test_mail_only_when_it_fails_and_with_what_it_wrote(machine: Machine) -> None:
