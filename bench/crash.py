@@ -70,7 +70,7 @@ def _takeover(scene: Scene, subject: Subject) -> Takeover:
     )
     tree = [os.pidfd_open(said.pid) for said in first.wait("s", 3)]
     heir = scene.start(subject, (mark, second.out), directory)
-    queue_up(directory, 1)
+    queue_up(subject, directory, 1)
     killed = scene.tool.clock()
     holder.send(signal.SIGKILL)
     dead, started = _watch(scene, tree, second)
@@ -81,7 +81,11 @@ def _takeover(scene: Scene, subject: Subject) -> Takeover:
             pass
         os.close(pidfd)
     holder.reap()
-    heir.wait()
+    if started is None:  # it could wait for a ttl that nobody renews
+        heir.send(signal.SIGKILL)
+        heir.reap()
+    else:
+        heir.wait()
     process.bury_orphans()
     first.close()
     second.close()

@@ -7,11 +7,11 @@ import select
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import proc, process, subjects
+from bench import process, subjects
 from bench.mark import PATIENCE, Marks, Stuck
 from bench.scene import Scene
 from bench.stats import Row, Section
@@ -19,27 +19,35 @@ from bench.subjects import Subject
 
 _RELEASES = b'"run_finished"'
 """in guardrun's last line of a run; releasing the lock is what it does next"""
+_AT_ONCE = 8
+"""waiters that are started at the same time: many more would wait for each other, and give up"""
 
 
 class Handoff(NamedTuple):
     """One handoff, in ms up to the next COMMAND's first instruction."""
 
-    from_release: float
+    from_release: float | None
+    """``None``: nobody said when that was"""
     from_end: float
     """of the COMMAND before"""
 
 
-def queue_up(directory: Path, waiters: int) -> None:
-    """Wait until so many are in the queues of the locks in ``directory``. Raises Stuck."""
-    due = time.monotonic() + PATIENCE
-    while proc.flock_queue(directory) != waiters:
+def queue_up(
+    subject: Subject, directory: Path, waiters: int, meanwhile: Callable[[], object] = tuple
+) -> None:
+    """Wait until so many wait for the lock that ``directory`` stands for. Raises Stuck."""
+    before, due = -1, 0.0
+    while (found := subject.queue(directory)) != waiters:
+        if found != before:
+            before, due = found, time.monotonic() + PATIENCE
         if time.monotonic() > due:
-            raise Stuck(f"{waiters} waiters never queue up for the locks in {directory}")
+            raise Stuck(f"{subject.name}: {found} wait for {directory.name}, and not {waiters}")
+        meanwhile()
         time.sleep(0.002)
 
 
-class _Chain:
-    """A lock with one holder and always as many waiters as were asked for.
+class Chain:
+    """A lock with one holder and as many waiters as were asked for.
 
     The holder's COMMAND ends when it is told to. When that happens the last waiter to come has
     joined the queue, so nothing else goes on during a handoff.
@@ -48,27 +56,34 @@ class _Chain:
     def __init__(self, scene: Scene, subject: Subject, waiters: int) -> None:
         self._scene = scene
         self._subject = subject
-        self._waiters = waiters
+        self._waiters = 0
         self._directory = scene.directory("handoff")
         self._marks = Marks(self._directory)
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         self._running: list[process.Process] = []
-        self._join()
+        self._start()
         (said,) = self._marks.wait("s")
         self._command = os.pidfd_open(said.pid)  # it is at the gate, so this pid is its own
-        for _ in range(waiters):
-            self._join()
-        queue_up(self._directory, waiters)
+        while self._waiters < waiters:
+            self.join(min(_AT_ONCE, waiters - self._waiters))
 
-    def _join(self) -> None:
+    def _start(self) -> None:
         command = (self._scene.tool.path, self._marks.out, self._marks.gate)
         self._running.append(
             self._scene.start(self._subject, command, self._directory, self._write)
         )
 
+    def join(self, more: int = 1) -> None:
+        """Have so many more waiters in the queue."""
+        for _ in range(more):
+            self._start()
+        self._waiters += more
+        # What so many write while they wait is more than a pipe holds.
+        queue_up(self._subject, self._directory, self._waiters, self._drain)
+
     def handoff(self) -> Handoff:
-        """Let the holder's COMMAND end, and see when the next one starts; then fill up."""
+        """Let the holder's COMMAND end, and see when the next one starts."""
         self._drain()
         poll = select.poll()
         poll.register(self._marks, select.POLLIN)
@@ -86,12 +101,21 @@ class _Chain:
                 else:
                     os.close(self._command)
                     started, self._command = mark.at, os.pidfd_open(mark.pid)
-        self._running = [one for one in self._running if not one.over()]
-        self._join()
-        queue_up(self._directory, self._waiters)
-        # flock(1) does nothing between the end of its COMMAND and the release.
+        self._waiters -= 1
+        # What only runs COMMAND under a lock does nothing between its end and the release.
         since = released if self._subject.guardrun else ended
-        return Handoff((started - since) / 1e6, (started - ended) / 1e6)
+        from_release = (started - since) / 1e6 if since else None
+        return Handoff(from_release, (started - ended) / 1e6)
+
+    def settle(self) -> None:
+        """Wait until the one that held the lock before is gone."""
+        due = time.monotonic() + PATIENCE
+        while len(self._running) > self._waiters + 1:
+            self._running = [one for one in self._running if not one.over()]
+            if time.monotonic() > due:
+                raise Stuck(f"{self._subject.name}: a holder that does not end")
+            self._drain()
+            time.sleep(0.001)
 
     def _drain(self) -> bytes:
         try:
@@ -100,9 +124,9 @@ class _Chain:
             return b""
 
     def close(self) -> None:
-        """Stop them all."""
+        """Stop them all, the holder last: nobody gets the lock any more."""
         due = time.monotonic() + PATIENCE
-        for running in self._running:
+        for running in self._running[::-1]:
             running.send(signal.SIGTERM)
         try:  # flock(1) leaves its COMMAND alone
             signal.pidfd_send_signal(self._command, signal.SIGKILL)
@@ -122,11 +146,13 @@ class _Chain:
 
 def measure(scene: Scene, compared: Sequence[Subject], waiters: int, rounds: int) -> list[Section]:
     """Hand over one lock of each subject in turn, with so many waiters at each."""
-    chains = [_Chain(scene, subject, waiters) for subject in compared]
+    chains = [Chain(scene, subject, waiters) for subject in compared]
     found: dict[str, list[Handoff]] = defaultdict(list)
     for _ in range(rounds):
         for subject, chain in zip(compared, chains, strict=True):
             found[subject.name].append(chain.handoff())
+            chain.settle()
+            chain.join()
     for chain in chains:
         chain.close()
     process.bury_orphans()
@@ -134,12 +160,17 @@ def measure(scene: Scene, compared: Sequence[Subject], waiters: int, rounds: int
     for subject in compared:
         samples = found[subject.name]
         budget = subjects.HANDOFF if subject.guardrun else None
-        from_release.append(Row(subject.name, tuple(one.from_release for one in samples), budget))
+        from_release.append(Row(subject.name, releases(samples), budget))
         from_end.append(Row(subject.name, tuple(one.from_end for one in samples)))
     return [
         _section(f"handoff, {waiters} waiters: lock released → next COMMAND starts", from_release),
         _section(f"handoff, {waiters} waiters: COMMAND ends → next COMMAND starts", from_end),
     ]
+
+
+def releases(found: Sequence[Handoff]) -> tuple[float, ...]:
+    """Ms from those releases that are known."""
+    return tuple(one.from_release for one in found if one.from_release is not None)
 
 
 def _section(title: str, rows: Sequence[Row]) -> Section:

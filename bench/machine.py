@@ -12,10 +12,18 @@ from pathlib import Path
 from bench import proc
 from bench.scene import IN_MEMORY, Scene, sync_time
 
+_EACH = 50
+"""MiB that one takes, rounded up"""
+
 
 def load() -> float:
     """The load average of the last minute."""
     return os.getloadavg()[0]
+
+
+def bears() -> int:
+    """How many guardruns can wait at once for a lock in a store, in half of the memory left."""
+    return max(int(proc.memory_available() / 2 / _EACH), 2)
 
 
 def facts(scene: Scene, before: float, missing: Sequence[str]) -> list[str]:

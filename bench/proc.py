@@ -51,9 +51,25 @@ def pss(pid: int) -> float:
     return _field(f"/proc/{pid}/smaps_rollup", "Pss") / 1024
 
 
+def memory_available() -> float:
+    """What new processes can have of it, in MiB."""
+    return _field("/proc/meminfo", "MemAvailable") / 1024
+
+
 def wakeups(pid: int) -> int:
-    """How often a process has gone to sleep, and so was woken, since it exists."""
-    return _field(f"/proc/{pid}/status", "voluntary_ctxt_switches")
+    """How often a process's threads have gone to sleep, and so were woken, since they exist."""
+    return sum(
+        _field(f"/proc/{pid}/task/{task}/status", "voluntary_ctxt_switches")
+        for task in os.listdir(f"/proc/{pid}/task")
+    )
+
+
+def cpu(pid: int) -> float:
+    """How long a process's threads have been on a CPU since they exist: ms."""
+    return sum(
+        int(Path(f"/proc/{pid}/task/{task}/schedstat").read_text().split()[0]) / 1e6
+        for task in os.listdir(f"/proc/{pid}/task")
+    )
 
 
 def flock_queue(directory: Path) -> int:

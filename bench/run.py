@@ -18,17 +18,21 @@ from bench import (
     ledger,
     machine,
     memory,
-    postgres,
     process,
+    remotes,
     scene,
     startup,
+    store_handoff,
+    stores,
     subjects,
     table,
 )
 from bench.mark import Stuck
-from bench.postgres import Server
+from bench.remotes import Remotes
 from bench.scene import Scene, Unusable
 from bench.stats import Section
+from bench.stores import Stores
+from bench.subjects import Subject
 from guardrun.errors import GuardrunError
 
 
@@ -41,8 +45,12 @@ class Rounds:
     handoff: int
     crash: int
     waiters: tuple[int, ...]
+    """for a lock of this host"""
+    crowd: tuple[int, int]
+    """for a lock in a store: few, and as many as there is memory for"""
+    windows: int
     idle: float
-    """s"""
+    """s, each"""
     runs: tuple[int, ...]
     """that the ledgers hold; the first holds none"""
     pairs: int
@@ -50,11 +58,13 @@ class Rounds:
 
 
 DEFAULT = Rounds(
-    startup=25,
+    startup=20,
     memory=3,
     handoff=25,
     crash=10,
     waiters=(2, 50),
+    crowd=(2, 100),
+    windows=5,
     idle=5.0,
     runs=(0, 100_000, 1_000_000),
     pairs=200,
@@ -66,6 +76,8 @@ QUICK = Rounds(
     handoff=3,
     crash=1,
     waiters=(2,),
+    crowd=(2, 4),
+    windows=1,
     idle=0.5,
     runs=(0, 1000),
     pairs=10,
@@ -74,19 +86,38 @@ QUICK = Rounds(
 
 
 def measure(
-    here: Scene, found: Sequence[subjects.Subject], server: Server | None, rounds: Rounds
+    here: Scene,
+    found: Sequence[Subject],
+    kept: Stores,
+    remote: Remotes,
+    rounds: Rounds,
 ) -> Iterator[Section]:
     """Every section of the table, as soon as it is known."""
-    remote = server.ledger(here, "bench") if server else ""
-    guardruns = subjects.guardruns(here.guardrun, remote)
-    yield from startup.measure(here, [*found, *guardruns], rounds.startup)
+    server = kept.postgres
+    guardruns = subjects.guardruns(here.guardrun, server.ledger(here, "bench") if server else "")
+    stored = [*remote.peers, *remote.whole]
+    yield from startup.measure(here, [*found, *guardruns], stored, rounds.startup)
     whole = [subject for subject in guardruns if subject.full or subject.ledger]
-    yield from memory.measure(here, [*found, *whole], rounds.memory, rounds.idle)
     locks = [subject for subject in found if subject.name == "flock"]
     locks += subjects.waiters(here.guardrun)
+    yield from memory.measure(
+        here,
+        [*found, *whole, *stored],
+        [*locks, *stored],
+        rounds.memory,
+        rounds.windows,
+        rounds.idle,
+    )
     for waiters in rounds.waiters:
         yield from handoff.measure(here, locks, waiters, rounds.handoff)
-    yield from crash.measure(here, locks, rounds.crash)
+    bare = [*remote.peers, *remote.bare]
+    with_key = [subject for subject in remote.whole if subject.full]
+    few, many = rounds.crowd
+    crowd = few, min(many, machine.bears())
+    yield from store_handoff.measure(
+        here, [*bare, *with_key], bare, crowd, rounds.handoff, rounds.idle
+    )
+    yield from crash.measure(here, [*locks, *bare, *with_key], rounds.crash)
     yield from ledger.measure(here, server, rounds.runs, rounds.pairs, rounds.queries)
 
 
@@ -95,10 +126,10 @@ def main() -> int:
     before = machine.load()
     try:
         with scene.directory(given.place) as name:
-            server, missing = _server(Path(name).parent)
+            kept = stores.start(Path(name).parent)
             process.adopt_orphans()
             try:
-                facts, sections = _measure_in(Path(name), given, server, missing, before)
+                facts, sections = _measure_in(Path(name), given, kept, before)
             finally:
                 process.kill_all()
     except (Unusable, Stuck, GuardrunError) as error:
@@ -110,31 +141,25 @@ def main() -> int:
     return 0
 
 
-def _server(place: Path) -> tuple[Server | None, list[str]]:
-    """The Postgres, or what to say of it among the peers that are missing."""
-    try:
-        return postgres.start(place), []
-    except postgres.Missing as error:
-        return None, [f"Postgres ({error})"]
-
-
 def _measure_in(
     place: Path,
     given: argparse.Namespace,
-    server: Server | None,
-    missing: Sequence[str],
+    kept: Stores,
     before: float,
 ) -> tuple[list[str], list[Section]]:
     guardrun = given.guardrun or scene.install(place)
     here = Scene.lay(place, str(Path(guardrun).absolute()))
     found, absent = subjects.peers()
-    facts = machine.facts(here, before, [*absent, *missing])
-    if server:
-        facts.insert(2, server.fact())
+    remote = remotes.find(here, kept)
+    facts = machine.facts(here, before, [*absent, *remote.missing, *kept.missing])
+    facts[2:2] = kept.facts()
     print(*facts, "", sep="\n", flush=True)
     begun = time.monotonic()
     rounds = QUICK if given.quick else DEFAULT
-    sections = _collect(here, measure(here, found, server, rounds))
+    try:
+        sections = _collect(here, measure(here, found, kept, remote, rounds))
+    finally:
+        remote.close()
     facts.append(f"measured in {time.monotonic() - begun:.0f} s")
     return facts, sections
 

@@ -17,6 +17,8 @@ from bench.process import Process
 from bench.stats import quantile
 from bench.subjects import Subject
 
+_SETTINGS = ("PYTHON", "GUARDRUN_", "PARALLEL", "PG", "ETCD", "CONSUL_")
+"""how variables begin that change how something here works"""
 IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -27,11 +29,7 @@ class Unusable(Exception):
 
 def clean(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment without what would change Python's start or guardrun's settings."""
-    return {
-        name: value
-        for name, value in environ.items()
-        if not name.startswith(("PYTHON", "GUARDRUN_", "PARALLEL", "PG"))
-    }
+    return {name: value for name, value in environ.items() if not name.startswith(_SETTINGS)}
 
 
 def directory(wanted: str | None) -> tempfile.TemporaryDirectory[str]:
@@ -139,9 +137,7 @@ class Scene:
     ) -> Process:
         """Start COMMAND under a subject, with a directory of locks."""
         where = str(locks or self.place / "locks")
-        own = {"GUARDRUN_LOCK_DIR": where}
-        if subject.ledger:
-            own["GUARDRUN_LEDGER_URL"] = subject.ledger
+        own = {"GUARDRUN_LOCK_DIR": where, **subject.environment()}
         return Process(
             subject.line(next(self.numbers), where, command),
             self.env | own,

@@ -6,22 +6,27 @@ import os
 import shutil
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from bench import process, subjects
 from bench.mark import Marks
+from bench.remotes import CONSUL
 from bench.scene import Scene
-from bench.stats import Row, Section
+from bench.stats import Budget, Row, Section
 from bench.subjects import Subject
 
 _ALONE = Subject("COMMAND alone")
 
 
-def measure(scene: Scene, compared: Sequence[Subject], rounds: int) -> list[Section]:
+def measure(
+    scene: Scene, local: Sequence[Subject], remote: Sequence[Subject], rounds: int
+) -> list[Section]:
     """Run everything once per round, in turn, so that noise hits all alike.
 
-    The first round is not counted: it makes the ledger, and fills the caches.
+    The first round is not counted: it makes the ledger, and fills the caches. ``remote`` are those
+    whose lock is in a store.
     """
+    compared = [*local, *remote]
     bare = Subject("B: python -I -c pass", (scene.python, "-I", "-c", "pass"))
     starts: dict[str, list[float]] = defaultdict(list)
     wholes: dict[str, list[float]] = defaultdict(list)
@@ -40,28 +45,11 @@ def measure(scene: Scene, compared: Sequence[Subject], rounds: int) -> list[Sect
                 wholes[subject.name].append(whole)
                 used[subject.name].append(cpu)
     stage.close()
-    full = {subject.name for subject in compared if subject.full}
+    base = statistics.median(wholes[bare.name])
     return [
-        Section(
-            "time to COMMAND's start",
-            "ms",
-            tuple(
-                Row(name, tuple(samples), subjects.START if name in full else None)
-                for name, samples in starts.items()
-            ),
-            statistics.median(wholes[bare.name]),
-            "B",
-        ),
-        Section(
-            "whole run of `true`",
-            "ms",
-            tuple(
-                Row(name, tuple(samples), subjects.WHOLE if name in full else None)
-                for name, samples in wholes.items()
-            ),
-            statistics.median(wholes[bare.name]),
-            "B",
-        ),
+        _section("time to COMMAND's start", (_ALONE, *local), starts, subjects.START, base),
+        *_beside_consul(remote, starts),
+        _section("whole run of `true`", (bare, _ALONE, *compared), wholes, subjects.WHOLE, base),
         Section(
             "CPU time of that run, user and system, all processes",
             "ms",
@@ -70,6 +58,31 @@ def measure(scene: Scene, compared: Sequence[Subject], rounds: int) -> list[Sect
             "B's",
         ),
     ]
+
+
+def _section(
+    title: str,
+    compared: Sequence[Subject],
+    samples: Mapping[str, Sequence[float]],
+    budget: Budget,
+    base: float | None,
+    base_name: str = "B",
+) -> Section:
+    """``budget`` is that of the full settings of guardrun with this base."""
+    rows = []
+    for subject in compared:
+        judged = subject.full and (base_name != "B" or not subject.is_remote)
+        rows.append(Row(subject.name, tuple(samples[subject.name]), budget if judged else None))
+    return Section(title, "ms", tuple(rows), base, base_name if base else "")
+
+
+def _beside_consul(
+    remote: Sequence[Subject], starts: Mapping[str, Sequence[float]]
+) -> Iterator[Section]:
+    if remote:
+        base = statistics.median(starts[CONSUL]) if CONSUL in starts else None
+        title = "time to COMMAND's start, lock in a store on this machine"
+        yield _section(title, remote, starts, subjects.REMOTE_START, base, CONSUL)
 
 
 class _Stage:

@@ -23,7 +23,8 @@ def number(value: float | None) -> str:
 def title(section: Section) -> str:
     """What was measured, its unit, and what the ratios are over."""
     over = f" (ratio: {TIMES} {section.base_name})" if section.base_name else ""
-    return f"{section.title}, {section.unit}{over}"
+    unit = f", {section.unit}" if section.unit else ""
+    return f"{section.title}{unit}{over}"
 
 
 def cells(section: Section, row: Row) -> tuple[str, ...]:

@@ -240,6 +240,7 @@ def lease_url(url: str) -> str:
         raise ValueError("the URL names no host")
     elif scheme.endswith("+sentinel") and not path.partition("/")[0]:
         raise ValueError(f"the URL names no service: write {scheme}://HOST:PORT/SERVICE")
+    _check_login(rest[2:])
     return url
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from servers import at_port, endpoint, free_port
 
@@ -38,9 +39,12 @@ class Proxy:
 
     @classmethod
     @contextlib.contextmanager
-    def start(cls, host: str, port: int) -> Iterator[Proxy]:
-        """Run a proxy on 127.0.0.1, in front of that server; a host ``/…`` is a socket's place."""
-        proxy = cls._launch(host, port)
+    def start(cls, host: str, port: int, protocol: str = "postgresql") -> Iterator[Proxy]:
+        """Run a proxy on 127.0.0.1, in front of that server; a host ``/…`` is a socket's place.
+
+        ``cut_at``, and the commits of ``stats``, are for PostgreSQL's protocol alone.
+        """
+        proxy = cls._launch(host, port, protocol)
         try:
             yield proxy
         finally:
@@ -48,16 +52,21 @@ class Proxy:
 
     @classmethod
     def before(cls, url: str) -> contextlib.AbstractContextManager[Proxy]:
-        """The same, in front of the Postgres of a URL."""
-        return cls.start(*endpoint(url))
+        """The same, in front of the server of a URL, which is by TCP if it is not a Postgres."""
+        scheme = url.partition(":")[0]
+        if scheme == "postgresql":
+            return cls.start(*endpoint(url))
+        parts = urlsplit(url)
+        assert parts.hostname and parts.port
+        return cls.start(parts.hostname, parts.port, scheme)
 
     @classmethod
-    def _launch(cls, host: str, port: int) -> Proxy:
+    def _launch(cls, host: str, port: int, protocol: str) -> Proxy:
         for _ in range(5):  # somebody else may take the port between our look and its bind
             own = free_port()
             program = str(Path(__file__).with_name("proxy_process.py"))
             process = subprocess.Popen(
-                [sys.executable, program, str(own), host, str(port)],
+                [sys.executable, program, str(own), host, str(port), protocol],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -102,9 +111,11 @@ class Proxy:
         """Let everything pass again, also what waited."""
         self._tell("resume")
 
-    def delay(self, seconds: float) -> None:
-        """Let everything pass so many seconds later, in each direction."""
-        self._tell("delay", seconds=seconds)
+    def delay(
+        self, seconds: float, direction: Literal["to_server", "to_client", "both"] = "both"
+    ) -> None:
+        """Let everything pass so many seconds later, in one direction or in each."""
+        self._tell("delay", seconds=seconds, direction=direction)
 
     def cut_at(
         self,

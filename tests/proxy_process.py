@@ -1,7 +1,8 @@
 """The TCP proxy that fails on purpose, as a process of its own: ``proxy.py`` starts and tells it.
 
 It understands so much of PostgreSQL's frontend/backend protocol 3 that it knows which SQL a client
-is about to have executed, and when the server has answered that. It knows no TLS.
+is about to have executed, and when the server has answered that. It knows no TLS. Of any other
+protocol it understands nothing, and passes on whatever comes.
 """
 
 from __future__ import annotations
@@ -66,11 +67,11 @@ class Conversation:
     trap: Trap | None = None
     commits: int = 0
     sprung: bool = False
+    opaque: bool = False
+    """TLS, a request to cancel, or another protocol: nothing there to understand"""
     _client: bytearray = field(default_factory=bytearray)
     _server: bytearray = field(default_factory=bytearray)
     _started: bool = False
-    _opaque: bool = False
-    """TLS, or a request to cancel: nothing there to understand"""
     _plain_answers: int = 0
     """single bytes that the server owes for requests of encryption"""
     _statements: dict[bytes, str] = field(default_factory=dict)
@@ -100,7 +101,7 @@ class Conversation:
         return bytes(passed)
 
     def _next_from_client(self) -> bytes:
-        if self._opaque:
+        if self.opaque:
             return _take(self._client, len(self._client))
         if self._started:
             return _take_message(self._client)
@@ -109,21 +110,21 @@ class Conversation:
         return _take(self._client, struct.unpack_from("!I", self._client)[0])
 
     def _next_from_server(self) -> bytes:
-        if self._opaque:
+        if self.opaque:
             return _take(self._server, len(self._server))
         if self._plain_answers:
             return _take(self._server, 1)
         return _take_message(self._server)
 
     def _read_client(self, frame: bytes) -> None:
-        if self._opaque:
+        if self.opaque:
             return
         if not self._started:
             (code,) = struct.unpack_from("!I", frame, 4)
             if code in (_SSL_REQUEST, _GSSENC_REQUEST):
                 self._plain_answers += 1
             elif code == _CANCEL_REQUEST:
-                self._opaque = True
+                self.opaque = True
             else:
                 self._started = True
             return
@@ -157,11 +158,11 @@ class Conversation:
         return springs
 
     def _read_server(self, frame: bytes) -> None:
-        if self._opaque:
+        if self.opaque:
             return
         if self._plain_answers:
             self._plain_answers -= 1
-            self._opaque = frame in (b"S", b"G")
+            self.opaque = frame in (b"S", b"G")
             return
         if self._asked and self._asked[0].ends and self._asked[0].trapped:
             self._withhold = True
@@ -230,12 +231,12 @@ class _Flow:
 class _Link:
     """A client, its connection to the server, and what they say."""
 
-    def __init__(self, client: socket.socket, server: socket.socket, trap: Trap | None) -> None:
+    def __init__(self, client: socket.socket, server: socket.socket, talk: Conversation) -> None:
         self.client = client
         self.server = server
         self.up = _Flow("to_server", client, server)
         self.down = _Flow("to_client", server, client)
-        self.talk = Conversation(trap)
+        self.talk = talk
 
     def reset(self) -> None:
         """Close both ends by RST, as a firewall or a dead host's successor does."""
@@ -248,7 +249,8 @@ class _Link:
 class Process:
     """The proxy: one loop, told by lines on stdin, which ends with them."""
 
-    def __init__(self, port: int, upstream: str, upstream_port: int) -> None:
+    def __init__(self, port: int, upstream: str, upstream_port: int, opaque: bool) -> None:
+        self.opaque = opaque
         self.port = port
         self.upstream = upstream
         self.upstream_port = upstream_port
@@ -258,7 +260,7 @@ class Process:
         """open, but what the trap swallowed is missing in them: they can't go on"""
         self.trap: Trap | None = None
         self.held: set[str] = set()
-        self.lag = 0.0
+        self.lag = {"to_server": 0.0, "to_client": 0.0}
         self.opened = 0
         self.commits = 0
         self.fired = 0
@@ -278,7 +280,7 @@ class Process:
         """Refuse new connections; those that are there stay."""
         if self.listener is not None:
             for client in self._arrived():
-                _Link(client, socket.socket(), None).reset()
+                _Link(client, socket.socket(), Conversation()).reset()
             self.listener.close()
             self.listener = None
 
@@ -286,7 +288,7 @@ class Process:
         """Reset all connections, also those that nobody has taken up yet."""
         for client in self._arrived():
             self.opened += 1
-            _Link(client, socket.socket(), None).reset()
+            _Link(client, socket.socket(), Conversation()).reset()
         for link in (*self.links, *self.lost):
             self._forget(link)
 
@@ -300,9 +302,9 @@ class Process:
         for link in self.lost:
             self._forget(link)
 
-    def delay(self, seconds: float) -> None:
-        """Let everything pass so much later."""
-        self.lag = seconds
+    def delay(self, seconds: float, direction: str) -> None:
+        """Let everything pass so much later, in one direction or in both."""
+        self.lag |= dict.fromkeys(self.lag if direction == "both" else (direction,), seconds)
 
     def cut_at(self, pattern: str, when: str, count: int, then: str) -> None:
         """Set the trap."""
@@ -386,7 +388,7 @@ class Process:
         self.opened += 1
         family = socket.AF_UNIX if self.upstream.startswith("/") else socket.AF_INET
         server = socket.socket(family)
-        link = _Link(client, server, self.trap)
+        link = _Link(client, server, Conversation(self.trap, opaque=self.opaque))
         for end in (client, server):
             end.setblocking(False)
             if end.family != socket.AF_UNIX:
@@ -431,7 +433,7 @@ class Process:
             flow.ended = not data
             talk = link.talk
             passed = talk.from_client(data) if flow is link.up else talk.from_server(data)
-            flow.add(passed, time.monotonic() + self.lag)
+            flow.add(passed, time.monotonic() + self.lag[flow.name])
 
     def _write(self, flow: _Flow) -> None:
         if flow.name in self.held:
@@ -467,9 +469,9 @@ class Process:
 
 
 def main() -> None:
-    """Be a proxy: PORT UPSTREAM UPSTREAM_PORT."""
-    port, upstream, upstream_port = sys.argv[1:]
-    process = Process(int(port), upstream, int(upstream_port))
+    """Be a proxy: PORT UPSTREAM UPSTREAM_PORT PROTOCOL."""
+    port, upstream, upstream_port, protocol = sys.argv[1:]
+    process = Process(int(port), upstream, int(upstream_port), protocol != "postgresql")
     try:
         process.accept()
     except OSError as error:

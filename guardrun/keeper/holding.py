@@ -74,7 +74,9 @@ class Holding:
         """Until when the keeper may be busy with something else, and still renew this in time."""
         if self._row is None or self._row.term_at <= kernel.now():
             return _NEVER
-        return self._row.term_at - _TRIES * lease.patience(self._ttl) - _MARGIN
+        # By overdue_at it would be taken for stuck, and replaced, together with what it is doing.
+        last = min(self._row.term_at, self._row.overdue_at)
+        return last - _TRIES * lease.patience(self._ttl) - _MARGIN
 
 
 def spared(others: float) -> float:

@@ -31,6 +31,8 @@ _ONE = 5.0
 """s that one question to the store may take"""
 _GIVING = 3.0
 """s that a run which is over waits until the next one can have the lock; the keeper goes on"""
+_LEAVING = 0.25
+"""s; the same for one that never had it: whoever told it to stop waits for its end"""
 
 _ITSELF = "it is held by a run around this one: waiting for it would never end"
 
@@ -77,8 +79,9 @@ class LeaseProxy:
         """
         if not self._asked or kernel.now() >= self._link.term.lock.term_at:
             return  # it is not worth waiting for: the store is far away, or has another holder
+        patience = _LEAVING if self._link.place is None else _GIVING
         try:
-            self._link.ask(_Deaf(), _STORE, messages.Give(), kernel.now() + _GIVING)
+            self._link.ask(_Deaf(), _STORE, messages.Give(), kernel.now() + patience)
         except GuardrunError:
             return
         self._asked = False

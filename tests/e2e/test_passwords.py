@@ -1,4 +1,4 @@
-"""A password in the ledger's URL, or beside it, is nowhere in what guardrun writes or shows."""
+"""A password in a store's URL, or beside it, is nowhere in what guardrun writes or shows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+import redis
 import servers
 from psycopg import sql
 from support import Host, Result, family, finish
@@ -17,6 +18,7 @@ from guardrun import kernel, kinds
 from guardrun.address import address
 from guardrun.core.redact import redact_url
 from guardrun.errors import GuardrunError
+from guardrun.locks.stores import open_leases
 from guardrun.postgres.connection import connect
 
 NEEDLE = "xq7v"
@@ -304,3 +306,225 @@ def test_what_is_said_of_a_url(vault: Vault, name: str, monkeypatch: pytest.Monk
             connect(url, kernel.now() + 5).close()
         said = [str(refused.value), address(url, {}), redact_url(url)]
     assert [text for text in said if NEEDLE in text] == []
+
+
+# ---------------------------------------------------------------- the lease store's
+
+
+LOCK = ("--scope", "distributed", "--lock", "l", "--wait", "20s")
+LEASE_CALLS: tuple[tuple[str, ...], ...] = (
+    (*LOCK, "--log-level", "debug", "--", "JOB"),
+    (*LOCK, "--log-format", "console", "--log-to", "LOG", "--key", "k", "--", "JOB"),
+    (*LOCK, "--dry-run", "--", "JOB"),
+    ("locks",),
+    ("locks", "--json"),
+    ("unlock", "l", "--force"),
+    ("history", "--json"),
+)
+FEW_LEASE_CALLS = (*LEASE_CALLS[:3], ("locks",))
+
+
+class RedisVault:
+    """A Redis where the default user, and another one, have a password that is hard to write."""
+
+    def __init__(self, server: servers.Redis) -> None:
+        self.server = server
+        with redis.Redis.from_url(server.url) as client:
+            client.acl_setuser(
+                USER,
+                enabled=True,
+                passwords=[f"+{PASSWORD}"],
+                keys=["guardrun:*"],
+                channels=["guardrun:*"],
+                commands=["+@all"],
+            )
+            client.config_set("requirepass", PASSWORD)
+
+    @property
+    def place(self) -> str:
+        """Host, port and database, as in a URL."""
+        return f"127.0.0.1:{self.server.port}/0"
+
+    def told(self) -> str:
+        """What it keeps, who is there, and what is in its own log."""
+        with redis.Redis(port=self.server.port, password=PASSWORD) as client:
+            found = [self.server.log, str(client.client_list())]
+            for key in client.scan_iter():
+                read = client.hgetall if client.type(key) == b"hash" else client.zrange
+                found += [str(key), str(read(key, *((0, -1) if read == client.zrange else ())))]
+        return "\n".join(found)
+
+
+@pytest.fixture(scope="module")
+def redis_vault() -> Iterator[RedisVault]:
+    """A server that wants a password."""
+    with servers.Redis.start() as server:
+        yield RedisVault(server)
+
+
+def lease_given(kind: str, directory: Path, vault: Vault, other: RedisVault) -> dict[str, str]:
+    """The environment in which guardrun finds a lease store, and the right password, that way."""
+    url = f"redis://:{ESCAPED}@{other.place}"
+    match kind:
+        case "user":
+            url = f"redis://{USER}:{ESCAPED}@{other.place}"
+        case "parameter":
+            url = f"redis://{other.place}?username={USER}&password={ESCAPED}"
+        case "socket":
+            url = f"unix://:{ESCAPED}@{other.server.minded.directory}/socket"
+        case "postgres":
+            url = f"postgresql://{USER}:{ESCAPED}@{vault.place}"
+        case "advisory":
+            url = f"postgresql+advisory://{USER}@{vault.place}?password={ESCAPED}"
+        case "variable":
+            return {
+                "GUARDRUN_LEASE_URL": f"postgresql+advisory://{USER}@{vault.place}",
+                "PGPASSWORD": PASSWORD,
+            }
+        case "credential":
+            (directory / "guardrun.lease-url").write_text(url + "\n")
+            return {"CREDENTIALS_DIRECTORY": str(directory)}
+        case "config":
+            path = directory / "config.toml"
+            path.write_text(f'[defaults]\nlease_url = "{url}"\n')
+            return {"GUARDRUN_CONFIG": str(path)}
+    return {"GUARDRUN_LEASE_URL": url}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("url", "user", "parameter", "socket", "credential", "config"),
+        *("postgres", "advisory", "variable"),
+    ],
+)
+def test_a_lease_stores_password_that_is_right(
+    host: Host, tmp_path: Path, vault: Vault, redis_vault: RedisVault, kind: str
+) -> None:
+    """Everything works, and the password is in no output, file, store, log or command line."""
+    directory = tmp_path.parent / f"{tmp_path.name}-given"
+    directory.mkdir()
+    migrated = {"GUARDRUN_LEDGER_URL": f"postgresql://{USER}:{ESCAPED}@{vault.place}"}
+    assert host.run("migrate", env=migrated).code == 0
+    env = lease_given(kind, directory, vault, redis_vault)
+    process = host.hold(*LOCK, "--log-level", "debug", env=env)
+    for words in command_lines(process):
+        assert NEEDLE.encode() not in words
+    assert NEEDLE not in redis_vault.told() + vault.told()
+    result = finish(process)
+    assert result.code == 0, result
+    assert result.event("lock_acquired")["lock"] == "l"
+    assert NEEDLE.encode() not in result.stdout + result.stderr
+    results = call_all(host, env, LEASE_CALLS if kind in ("url", "postgres") else FEW_LEASE_CALLS)
+    refused = {words: result for words, result in results.items() if result.code != 0}
+    assert all(words.startswith("unlock") for words in refused), refused
+    nothing_is_kept(host)
+    assert NEEDLE not in redis_vault.told() + vault.told()
+
+
+@pytest.mark.parametrize("scheme", ["redis", "postgresql", "postgresql+advisory"])
+def test_a_lease_stores_password_in_an_option(host: Host, scheme: str) -> None:
+    """64, because anybody can see it in ps; the line says where to put it instead."""
+    url = f"{scheme}://{USER}:{ESCAPED}@127.0.0.1:1/0"
+    result = host.run(*LOCK, "--lease-url", url, "--", host.job)
+    assert result.code == 64
+    assert b"$GUARDRUN_LEASE_URL" in result.stderr
+    assert NEEDLE.encode() not in result.stdout + result.stderr
+    nothing_is_kept(host)
+
+
+def lease_refusals(place: str, redis_place: str) -> dict[str, dict[str, str]]:
+    """Environments in which no lease store will be found, by what is wrong."""
+    found: dict[str, dict[str, str]] = {}
+    for scheme in ("postgresql", "postgresql+advisory"):
+        for name, env in refusals(place).items():
+            url = env["GUARDRUN_LEDGER_URL"].replace("postgresql:", f"{scheme}:", 1)
+            others = {key: value for key, value in env.items() if key != "GUARDRUN_LEDGER_URL"}
+            found[f"{scheme} {name}"] = others | {"GUARDRUN_LEASE_URL": url}
+    host_port = redis_place.partition("/")[0]
+    port = host_port.partition(":")[2]
+    right = f"{USER}:{ESCAPED}"
+    urls = {
+        "wrong": f"redis://:{WRONG}@{redis_place}",
+        "wrong user": f"redis://nobody-{USER}:{ESCAPED}@{redis_place}",
+        "wrong parameter": f"redis://{redis_place}?password={WRONG}",
+        "both": f"redis://{USER}:{WRONG}@{redis_place}?password={ESCAPED}",
+        "no such database": f"redis://{right}@{host_port}/99",
+        "no such number": f"redis://{right}@{host_port}/nowhere",
+        "no such host": f"redis://{right}@nohost.invalid/0",
+        "refused": f"redis://{right}@127.0.0.1:1/0",
+        "no socket": f"unix://{right}@/nowhere",
+        "relative socket": f"unix://{right}@nowhere",
+        "port": f"redis://{right}@127.0.0.1:{port}x/0",
+        "port too large": f"redis://{right}@127.0.0.1:99999999/0",
+        "two ports": f"redis://{right}@127.0.0.1:{port}:{port}/0",
+        "bracket": f"redis://{right}@[::1/0",
+        "unknown parameter": f"redis://{right}@{redis_place}?nonsense=1",
+        "wrong parameter's value": f"redis://{right}@{redis_place}?db=nonsense",
+        "TLS": f"rediss://{right}@{redis_place}",
+        "certificate": f"rediss://{right}@{redis_place}?ssl_password={WRONG}",
+        "no sentinel": f"redis+sentinel://{right}@127.0.0.1:1/jobs",
+        "no sentinel's password": f"redis+sentinel://127.0.0.1:1/jobs?sentinel_password={WRONG}",
+        "not a sentinel": f"redis+sentinel://{right}@{host_port}/jobs",
+        "scheme": f"valkey://{right}@{redis_place}",
+        "one slash": f"redis:/{right}@{redis_place}",
+        "no slash": f"redis:{right}@{redis_place}",
+    }
+    urls |= {f"unescaped {word}": f"redis://{USER}:{word}@{redis_place}" for word in UNESCAPED}
+    urls |= {
+        f"sentinel unescaped {word}": f"redis+sentinel://{USER}:{word}@{host_port}/jobs"
+        for word in UNESCAPED
+    }
+    return found | {f"redis {name}": {"GUARDRUN_LEASE_URL": url} for name, url in urls.items()}
+
+
+LEASE_NAMES = tuple(lease_refusals("127.0.0.1:1/x", "127.0.0.1:1/0"))
+
+
+@pytest.mark.parametrize("name", LEASE_NAMES)
+def test_what_is_said_of_a_lease_stores_url(
+    vault: Vault, redis_vault: RedisVault, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused by how it looks, or else by who is there, and no error has a part of a password."""
+    env = lease_refusals(vault.place, redis_vault.place)[name]
+    for variable, value in env.items():
+        monkeypatch.setenv(variable, value)
+    url = env["GUARDRUN_LEASE_URL"]
+    try:
+        kinds.lease_url(url)
+    except ValueError as error:
+        said = [str(error)]
+    else:
+        with pytest.raises(GuardrunError) as refused:
+            open_leases(url).holders("l", kernel.now() + 5)
+        said = [str(refused.value), redact_url(url)]
+    assert [text for text in said if NEEDLE in text] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"redis {name}" for name in ("wrong", "both", "refused", "unknown parameter", "scheme")),
+        *(f"redis unescaped {word}" for word in UNESCAPED if "?" in word or word.count("@") > 1),
+        *(f"postgresql {name}" for name in ("wrong", "wrong variable", "refused")),
+        *(f"postgresql unescaped {word}" for word in ("xq7va@xq7vb", "xq7va/b?host=xq7vb")),
+        "postgresql+advisory wrong",
+    ],
+)
+def test_a_lease_store_that_cannot_be_had(
+    host: Host, vault: Vault, redis_vault: RedisVault, name: str
+) -> None:
+    """Whatever is wrong is said in a line, and no part of a password is in it, or anywhere."""
+    env = lease_refusals(vault.place, redis_vault.place)[name]
+    path = host.root / "config" / "guardrun" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(QUICK)
+    results = call_all(host, env, LEASE_CALLS if name == "redis wrong" else FEW_LEASE_CALLS)
+    for words, result in results.items():
+        if "--dry-run" not in words:
+            assert len(result.stderr.splitlines()) <= 1, (words, result)
+    first = results[" ".join(LEASE_CALLS[0])]
+    assert first.code in (64, 69, 78), first
+    assert host.executions() == []
+    nothing_is_kept(host)
+    assert NEEDLE not in redis_vault.told() + vault.told()

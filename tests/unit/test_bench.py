@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import lease_stores
 import pytest
 import servers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import eventually
 
-from bench import fill, ledger, postgres, proc, scene, table
+from bench import fill, launcher, ledger, postgres, proc, remotes, scene, store_handoff, table
+from bench.handoff import Handoff
+from bench.launcher import Launched
 from bench.mark import Mark, Marks
+from bench.queues import PostgresStore, RedisStore
 from bench.stats import TIMES, Budget, Row, Section, quantile
+from bench.store_handoff import Crowd
+from bench.stores import Stores
 from bench.subjects import Subject, guardruns, waiters
 from guardrun import kernel
 from guardrun.ledger.records import Filter, RunRecord
@@ -228,6 +239,178 @@ def test_who_left_the_session_is_still_of_the_family() -> None:
         os.kill(pid, 9)
     shell.communicate()
     assert sorted(found) == sorted([shell.pid, away])
+
+
+def test_the_cpu_time_of_a_process_is_that_of_all_its_threads() -> None:
+    """What a thread beside the first one does is counted."""
+    enough = threading.Event()
+    alone = proc.cpu(os.getpid())
+
+    def spin() -> None:
+        while not enough.is_set():
+            sum(range(1000))
+
+    spinner = threading.Thread(target=spin)
+    spinner.start()
+    main = time.thread_time()
+    eventually(lambda: proc.cpu(os.getpid()) - alone > 100 + (time.thread_time() - main) * 1000)
+    enough.set()
+    spinner.join()
+
+
+# ---------------------------------------------------------------- locks in stores
+
+
+def test_a_lock_in_a_store_is_named_like_its_directory() -> None:
+    """Runs that are given the same directory meet in the store too, and others do not."""
+    subject = Subject("consul lock", ("consul", "lock", "{lock}"))
+    assert subject.line(1, "/var/tmp/x/handoff-7", ("true",)) == [
+        *("consul", "lock", "handoff-7"),
+        "true",
+    ]
+
+
+def test_a_program_is_also_found_where_it_is_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that is not on PATH can be named for the peers, and comes first."""
+    (tmp_path / "etcd").write_text("#!/bin/sh\n")
+    (tmp_path / "etcd").chmod(0o755)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv(launcher.BINARIES, raising=False)
+    assert launcher.which("etcd") is None
+    monkeypatch.setenv(launcher.BINARIES, str(tmp_path))
+    assert launcher.which("etcd") == str(tmp_path / "etcd")
+
+
+@pytest.mark.parametrize("kind", ["etcd", "consul"])
+def test_a_server_that_is_not_there_is_missing(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has none of it is told how to have it, and measures the rest."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv(launcher.BINARIES, raising=False)
+    with pytest.raises(launcher.Missing, match=launcher.BINARIES):
+        launcher.launch(kind, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def all_remotes(monkeypatch: pytest.MonkeyPatch) -> remotes.Remotes:
+    """What would be measured if everything were there."""
+    server = postgres.Server("postgresql://me:secret@h/postgres", "15.1", Path("/"))
+    monkeypatch.setattr(postgres.Server, "ledger", lambda *_: "postgresql://me:secret@h/remote")
+    monkeypatch.setattr(remotes, "which", lambda name: f"/bin/{name}")
+    here = scene.Scene(Path("/"), None, "/bin/guardrun", "/bin/python", {}, 0, 0)  # type: ignore[arg-type]
+    redis, etcd, consul = (
+        Launched(url, "1", Path("/"))
+        for url in ("redis://:secret@h:1/0", "http://h:2", "http://h:3")
+    )
+    return remotes.find(here, Stores(server, redis, etcd, consul, ()))
+
+
+def test_every_store_is_measured_with_and_without_a_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two settings have one name, all know their queue, and what they cost is counted."""
+    found = all_remotes(monkeypatch)
+    every = [*found.whole, *found.bare, *found.peers]
+    assert len({one.name for one in every}) == len(every)
+    assert all(one.is_remote and one.counted for one in every)
+    schemes = {one.environ["GUARDRUN_LEASE_URL"].partition(":")[0] for one in found.bare}
+    assert schemes == {"redis", "postgresql", "postgresql+advisory"}
+    assert [one.name for one in found.whole if one.full and one.ledger]
+    assert remotes.CONSUL in {one.name for one in found.peers}
+
+
+def test_no_password_of_a_store_is_on_a_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """URLs go through the environment, as guardrun wants them and ps does not see them."""
+    found = all_remotes(monkeypatch)
+    for one in (*found.whole, *found.bare, *found.peers):
+        assert not any("secret" in word for word in one.line(1, "/x", ("true",)))
+
+
+def test_without_stores_there_is_nothing_remote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no server runs, nothing of it is measured, whatever programs there are."""
+    monkeypatch.setattr(remotes, "which", lambda name: f"/bin/{name}")
+    here = scene.Scene(Path("/"), None, "/bin/guardrun", "/bin/python", {}, 0, 0)  # type: ignore[arg-type]
+    found = remotes.find(here, Stores(None, None, None, None, ("all",)))
+    assert found == remotes.Remotes((), (), (), (), ())
+
+
+def crowd(waiters: int, asked: tuple[float, ...], from_release: float | None = 1.0) -> Crowd:
+    subject = Subject("guardrun", guardrun=True, counted="commands")
+    handoffs = tuple(Handoff(from_release, 2.0) for _ in asked)
+    return Crowd(subject, waiters, handoffs, asked, 0.5)
+
+
+def test_many_waiters_may_cost_no_more_than_few() -> None:
+    """What few waiters cost is the budget of many, a fraction of a command aside."""
+    small = crowd(2, (10.2, 10.3, 10.1))
+    for asked, verdict in (((11.0,), "OK; commands"), ((11.1,), "OVER; commands")):
+        handoffs, waiting = store_handoff.costs([small], [crowd(100, asked)])
+        few, many = handoffs.rows
+        assert few.budget is None
+        assert handoffs.verdict(many) == verdict
+        assert [row.median for row in waiting.rows] == [0.5, 0.5]
+
+
+def test_a_release_that_nobody_told_of_is_no_sample() -> None:
+    """Where the next one starts before the line is there, only COMMAND's end is known."""
+    from_release, from_end = store_handoff.times("2 waiters", [crowd(2, (1.0,), None)])
+    assert not from_release.rows[0].samples and from_release.rows[0].remark
+    assert from_end.rows[0].samples == (2.0,)
+
+
+def test_what_we_ask_a_redis_is_not_counted() -> None:
+    """Of all that it has done, only what others had done counts."""
+    import redis
+
+    with servers.Redis.start() as server, contextlib.closing(RedisStore(server.url)) as store:
+        begun = store.count()
+        assert store.queue(Path("/x/none")) == 0
+        assert store.count() == begun
+        with redis.Redis.from_url(server.url) as other:
+            other.ping()
+            before = store.count()
+            for _ in range(7):
+                other.ping()
+            assert store.count() == before + 7
+            assert other.lock("l", timeout=60).acquire()
+            assert store.pollers(Path("/x/l")) == 0
+
+
+def test_transactions_that_wrote_are_counted() -> None:
+    """One that only reads costs nothing that counts."""
+    import psycopg
+
+    with (
+        servers.Postgres.start() as server,
+        contextlib.closing(PostgresStore(server.url)) as store,
+        psycopg.connect(server.url, autocommit=True) as other,
+    ):
+        other.execute("CREATE TABLE t (n integer)")
+        before = store.count()
+        for number in range(5):
+            other.execute("INSERT INTO t VALUES (%s)", (number,))
+            other.execute("SELECT * FROM t")
+        assert store.count() == before + 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "store", "ask"),
+    [
+        ("redis", RedisStore, RedisStore.queue),
+        ("postgres", PostgresStore, PostgresStore.queue),
+        ("advisory", PostgresStore, PostgresStore.advisory_queue),
+    ],
+)
+def test_who_waits_is_counted(kind: str, store: Any, ask: Callable[[Any, Path], int]) -> None:
+    """Each lock's own queue: who holds it is not in it, nor who waits for another."""
+    leases = lease_stores.STORES[kind].shared()
+    lock = lease_stores.lock_name()
+    with contextlib.closing(leases), contextlib.closing(store(leases.url)) as asked:
+        for expected in (0, 0, 1, 2):
+            assert ask(asked, Path(lock)) == expected
+            leases.open().acquire(lease_stores.request(lock), True, lease_stores.due())
+        assert ask(asked, Path("/x/another")) == 0
 
 
 RUNS = 2000

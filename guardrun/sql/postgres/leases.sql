@@ -126,11 +126,13 @@ WITH moment AS MATERIALIZED (
            EXISTS (SELECT FROM taken WHERE number IS NOT NULL) AS silent
       FROM state, moment
 ), pause AS MATERIALIZED (
-    -- Who can be woken asks again in case something lapses; the later its turn, the later. Who
-    -- cannot, or waits for sessions that may end without a word, asks twice a second or so.
+    -- Who can be woken asks again in case something lapses; the later its turn, the later, up to a
+    -- bound: it may be the first long before that, and whoever asks wakes the first. Who cannot, or
+    -- waits for sessions that may end without a word, asks twice a second or so.
     SELECT CASE WHEN %(channel)s::text IS NULL OR silent
                 THEN least(%(poll)s + rank * %(poll)s / 4, %(longest)s, lapse + %(late)s)
-                ELSE least(%(longest)s, lapse + %(late)s) + rank * %(offer)s
+                ELSE least(%(longest)s, lapse + %(late)s)
+                     + least(rank * %(offer)s, 2 * %(longest)s)
            END AS seconds
       FROM seconds
 ), seated AS (

@@ -1,0 +1,472 @@
+"""Whole runs under a short lease, and a store or a process that fails: is COMMAND dead in time?
+
+GUARDRUN_TEST_ROUNDS is how many runs there are of each fault in each store (a sixth of it),
+GUARDRUN_TEST_SEED repeats the moments of a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import statistics
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from fleet import ask
+from lease_campaign import LOST, TTL, Case, Fault, Site, Step, cases, play
+from lease_stores import STORES
+from servers import Postgres, Redis
+from support import alive, eventually
+
+from guardrun.core import lease
+
+ROUNDS = int(os.environ.get("GUARDRUN_TEST_ROUNDS", "12"))
+SEED = int(os.environ.get("GUARDRUN_TEST_SEED") or random.SystemRandom().getrandbits(32))
+RUNS = max(ROUNDS // 6, 1)
+"""of each fault in each store"""
+_MANY = 100
+"""rounds from which on there is something to print"""
+_AT_ONCE = 6
+"""runs in each store"""
+
+LAPSING = tuple(kind for kind in STORES if kind != "advisory")
+"""where a lease has a ttl"""
+PATIENCE = lease.patience(TTL)
+RENEWAL = TTL / 4
+"""s from one renewal to the next, at the most"""
+PROMPT = 2.0
+"""s that something takes which is done at once, on a busy machine"""
+LONG = 3 * TTL if ROUNDS >= _MANY else 1.3 * TTL
+"""s that guardrun is stopped, and does not lose its lease"""
+HOUR = 3600.0
+"""s"""
+
+Verdict = Callable[[Case], str | None]
+"""what is wrong with what became of a run, if anything"""
+
+
+# ---------------------------------------------------------------- what has to become of a run
+
+
+def dies_in_time(case: Case) -> str | None:
+    """All of COMMAND is dead before the store could grant the lock again.
+
+    The lock of a session has no margin: it is gone with that, and COMMAND as soon as that is seen.
+    """
+    if case.margin is None:
+        return "nobody knows when it died"
+    if case.margin <= (0 if case.site.lapses else -PROMPT):
+        return f"the lease had ended {-case.margin:.3f} s before COMMAND"
+    if case.site.lapses and case.overlapped:
+        return "the lock was granted while COMMAND was alive"
+    return is_lost(case)
+
+
+def dies_soon(case: Case) -> str | None:
+    """The store has forgotten the lease: all of COMMAND is dead with the next renewal."""
+    assert case.dead_at is not None
+    assert case.site.forgot_at is not None
+    if case.dead_at - case.site.forgot_at > RENEWAL + PROMPT:
+        return f"it lived on for {case.dead_at - case.site.forgot_at:.3f} s"
+    return is_lost(case)
+
+
+def is_lost(case: Case) -> str | None:
+    """The run says so; a grant after it has a larger fence."""
+    result = case.lines[-1].get("result")
+    if (case.code, result) != (LOST, "lease_lost") or case.events.count("lease_lost") != 1:
+        return f"it ended with {case.code}, as {result}: {case.events}"
+    next_fence = None if case.granted is None else case.granted.fence
+    if next_fence is not None and next_fence <= case.fence:
+        return f"the fence {next_fence} came after {case.fence}"
+    return None
+
+
+def lives(case: Case) -> str | None:
+    """COMMAND comes to its own end, under a lease of its own all the time."""
+    result = case.lines[-1].get("result")
+    if (case.code, result) != (0, "success") or "lease_lost" in case.events:
+        return f"it ended with {case.code}, as {result}: {case.events}"
+    if case.told_at is not None:
+        return "COMMAND was told to stop"
+    if case.overlapped:
+        return "the lock was granted while COMMAND was alive"
+    return None
+
+
+def lives_unless_told(case: Case) -> str | None:
+    """Either COMMAND was told to stop, and is dead in time; or it was left alone."""
+    return lives(case) if case.told_at is None else dies_in_time(case)
+
+
+def dies_with_guardrun(case: Case) -> str | None:
+    """All of COMMAND is dead before the lock is given back, and that is at once."""
+    if case.overlapped:
+        return "the lock was granted while COMMAND was alive"
+    assert case.granted is not None
+    assert case.dead_at is not None
+    assert case.struck_at is not None
+    waited = case.granted.since - case.struck_at
+    return f"the lock was free only after {waited:.3f} s" if waited > PROMPT else None
+
+
+# ---------------------------------------------------------------- playing, and telling of it
+
+
+@dataclass
+class Campaign:
+    """All runs of one test, in rounds of so many as the machine can bear."""
+
+    name: str
+    root: Path
+    capsys: pytest.CaptureFixture[str]
+    played: list[tuple[Case, str | None]] = field(default_factory=list)
+
+    def play(self, fault: Fault, sites: list[Site], verdict: Verdict) -> None:
+        """Do it to as many runs as wanted, and judge what became of them."""
+        rng = random.Random(f"{SEED}-{self.name}")
+        while len(self.played) < RUNS * len(sites):
+            number = min(_AT_ONCE, RUNS - len(self.played) // len(sites))
+            place = self.root / f"{len(self.played)}"
+            with cases(sites, number, place, rng) as running:
+                play(fault, sites, running)
+                for case in running:
+                    self.played.append((case, verdict(case) or self._survivors(case)))
+        if ROUNDS >= _MANY:
+            with self.capsys.disabled():
+                print(table(self))
+        wrong = [(what, case) for case, what in self.played if what is not None]
+        assert not wrong, f"GUARDRUN_TEST_SEED={SEED}: {wrong}"
+
+    @staticmethod
+    def _survivors(case: Case) -> str | None:
+        try:
+            eventually(lambda: not alive(case.mark), 5)
+        except AssertionError:
+            return "something of it has survived"
+        return None
+
+
+@pytest.fixture
+def campaign(
+    tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> Campaign:
+    """The runs of this test."""
+    return Campaign(request.node.name, tmp_path, capsys)
+
+
+@contextlib.contextmanager
+def shared(kinds: Iterable[str]) -> Iterator[list[Site]]:
+    """These stores, in the session's servers."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Site.shared(kind)) for kind in kinds]
+
+
+@contextlib.contextmanager
+def private(kinds: Iterable[str]) -> Iterator[list[Site]]:
+    """These stores, in servers of our own."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Site.private(kind)) for kind in kinds]
+
+
+def table(campaign: Campaign) -> str:
+    """What became of all these runs, for people."""
+    lines = [f"{campaign.name}, seed {SEED}"]
+    for kind in STORES:
+        own = [(case, what) for case, what in campaign.played if case.site.kind == kind]
+        told = [case for case, _ in own if case.told_at is not None]
+        lines.append(
+            f"  {kind:20}{len(own):4} runs, {sum(what is None for _, what in own)} as it must be"
+            f" (exit {dict(Counter(case.code for case, _ in own))}, {len(told)} told to stop,"
+            f" {sum(case.overlapped for case, _ in own)} overlaps);"
+            f" dead after {_spread(between(case.struck_at, case.dead_at) for case, _ in own)} s;"
+            f" then left {_spread(between(case.dead_at, case.good_until) for case, _ in own)} s;"
+            f" next {_spread(between(case.dead_at, case.granted_at) for case, _ in own)} s"
+        )
+    lines += [f"  {what}: {case}" for case, what in campaign.played if what is not None]
+    return "\n" + "\n".join(lines)
+
+
+def between(earlier: float | None, at: float | None) -> float | None:
+    """s, if both are known."""
+    return None if earlier is None or at is None else at - earlier
+
+
+def _spread(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    return f"{min(known):.3f} {statistics.median(known):.3f} {max(known):.3f}"
+
+
+def phase(case: Case) -> float:
+    """s into COMMAND's life: at once, or anywhere between two renewals."""
+    return 0.0 if case.rng.random() < 0.3 else case.rng.uniform(0, 1.5 * RENEWAL)
+
+
+def later(seconds: float, do: Callable[[], object]) -> Step:
+    """Do this so many seconds later, and nothing else."""
+
+    def done() -> None:
+        do()
+
+    return Step(seconds, done)
+
+
+# ---------------------------------------------------------------- the store is out of reach
+
+
+def test_a_store_out_of_reach(campaign: Campaign) -> None:
+    """Nothing passes any more, from the start of COMMAND or some time after it."""
+    fault = Fault(run=lambda case: [later(phase(case), case.blackhole)])
+    with shared(STORES) as sites:
+        campaign.play(fault, sites, dies_in_time)
+
+
+def test_a_store_that_was_late_from_the_start(campaign: Campaign) -> None:
+    """The lease was granted long before we heard of it; then nothing passes any more."""
+
+    def slow(case: Case) -> None:
+        # A login takes several round trips, all of them together at most half of the ttl.
+        case.proxy.delay(0.9 if case.site.kind == "redis" else 0.5, "to_client")
+
+    fault = Fault(before=slow, run=lambda case: [later(0, case.blackhole)])
+    with shared(LAPSING) as sites:
+        campaign.play(fault, sites, dies_in_time)
+
+
+def test_renewals_that_hang(campaign: Campaign) -> None:
+    """Every answer comes, but too late; the store may even have renewed the lease."""
+
+    def hang(case: Case) -> None:
+        case.struck()
+        case.proxy.delay(1.5 * PATIENCE, "to_client" if case.serial % 2 else "both")
+
+    fault = Fault(run=lambda case: [later(phase(case), lambda: hang(case))])
+    with shared(STORES) as sites:
+        campaign.play(fault, sites, dies_in_time)
+
+
+def test_an_outage_that_ends_in_time(campaign: Campaign) -> None:
+    """Nothing passes for a while, then everything: nobody is killed, nor told to stop."""
+
+    def outage(case: Case) -> list[Step]:
+        return [
+            later(begin := phase(case), case.blackhole),
+            later(begin + 4, case.proxy.resume),
+            later(begin + 4 + 0.8 * TTL, case.finish),
+        ]
+
+    with shared(LAPSING) as sites:
+        campaign.play(Fault(run=outage), sites, lives)
+
+
+def test_an_outage_that_ends_too_late_for_some(campaign: Campaign) -> None:
+    """It ends about when COMMAND is told to stop: a success from then on changes nothing."""
+
+    def outage(case: Case) -> list[Step]:
+        case.blackhole()
+        until = case.site.good_until(case)
+        assert until is not None
+        assert case.struck_at is not None
+        renewed = until - TTL - case.struck_at  # at the latest, s from now
+        granted = lease.Lease(TTL, renewed, HOUR)
+        end = case.rng.uniform(granted.term_at - 1.5 * PATIENCE, granted.kill_at + 0.2)
+        return [later(end, case.proxy.resume), later(end + 0.5 * TTL, case.finish)]
+
+    fault = Fault(run=lambda case: [Step(phase(case), lambda: outage(case))])
+    with shared(LAPSING) as sites:
+        campaign.play(fault, sites, lives_unless_told)
+
+
+def test_a_frozen_store(campaign: Campaign) -> None:
+    """The server is stopped, and goes on when all leases would have ended."""
+
+    def freeze(site: Site, runs: list[Case]) -> None:
+        for case in runs:
+            case.struck()
+        site.freeze(runs)
+
+    def fault(site: Site, runs: list[Case]) -> list[Step]:
+        begin = runs[0].rng.uniform(0, RENEWAL)
+        return [later(begin, lambda: freeze(site, runs)), later(begin + 1.15 * TTL, site.thaw)]
+
+    with private(STORES) as sites:
+        campaign.play(Fault(site=fault), sites, dies_in_time)
+
+
+def test_a_store_that_forgets(campaign: Campaign) -> None:
+    """The server comes back empty: the lock may be granted, and COMMAND is dead very soon."""
+
+    def fault(site: Site, runs: list[Case]) -> list[Step]:
+        return [later(runs[0].rng.uniform(0, RENEWAL), lambda: forget(site, runs))]
+
+    with private(STORES) as sites:
+        campaign.play(Fault(site=fault), sites, dies_soon)
+
+
+def forget(site: Site, runs: list[Case]) -> None:
+    """Make the store lose all leases it knows of."""
+    for case in runs:
+        case.struck()
+    if isinstance(site.own, Redis):
+        site.own.kill()
+        site.own.start_again()
+    elif site.lapses:
+        ask(site.direct, "TRUNCATE guardrun.lease_holders")
+    else:
+        assert isinstance(site.own, Postgres)
+        site.own.stop(crash=True)
+        site.own.start_again()
+    site.forget()
+
+
+# ---------------------------------------------------------------- hosts whose clocks are wrong
+
+
+_SKEWED = """\
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static time_t skew(void) { const char *set = getenv("SKEW"); return set ? atol(set) : 0; }
+
+int clock_gettime(clockid_t id, struct timespec *at) {
+    int failed = syscall(SYS_clock_gettime, id, at);
+    if (!failed && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) at->tv_sec += skew();
+    return failed;
+}
+
+int gettimeofday(struct timeval *at, void *zone) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    at->tv_sec = now.tv_sec;
+    at->tv_usec = now.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *at) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (at) *at = now.tv_sec;
+    return now.tv_sec;
+}
+"""
+"""For LD_PRELOAD: the time of day is $SKEW seconds off, all other clocks are right."""
+
+
+@pytest.fixture
+def skewing(tmp_path: Path) -> Path:
+    """The library that gives a process a wrong time of day."""
+    if shutil.which("cc") is None:
+        text = "no cc found: apt install gcc"
+        if os.environ.get("CI"):
+            pytest.fail(text, pytrace=False)
+        pytest.skip(text)
+    source, library = tmp_path / "skew.c", tmp_path / "skew.so"
+    source.write_text(_SKEWED)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    return library
+
+
+def test_hosts_whose_clocks_are_wrong(campaign: Campaign, skewing: Path) -> None:
+    """What a host thinks the time is means nothing: one that is cut off is dead in time."""
+
+    def skew(case: Case) -> float:
+        return HOUR if case.serial % 2 else -HOUR
+
+    def dies(case: Case) -> str | None:
+        assert case.struck_at is not None
+        written = datetime.fromisoformat(case.lines[0]["timestamp"]).timestamp()
+        assert abs(written - case.struck_at - skew(case)) < 120, "its clock was right"
+        return dies_in_time(case)
+
+    fault = Fault(
+        run=lambda case: [later(phase(case), case.blackhole)],
+        env=lambda case: {"LD_PRELOAD": str(skewing), "SKEW": f"{skew(case):.0f}"},
+    )
+    with shared(STORES) as sites:
+        campaign.play(fault, sites, dies)
+
+
+# ---------------------------------------------------------------- processes that are stopped
+
+
+def test_a_stopped_supervisor(campaign: Campaign) -> None:
+    """The keeper renews, the warden knows: COMMAND lives on, and nobody else gets the lock."""
+
+    def fault(case: Case) -> list[Step]:
+        begin = phase(case)
+        return [
+            later(begin, lambda: case.stop("supervisor")),
+            later(begin + LONG, case.resume),
+            later(begin + LONG + 0.5, case.finish),
+        ]
+
+    with shared(STORES) as sites:
+        campaign.play(Fault(run=fault), sites, lives)
+
+
+def test_a_stopped_supervisor_with_its_keeper_cut_off(campaign: Campaign) -> None:
+    """The warden alone is left to see that nobody renews, whatever came first."""
+
+    def fault(case: Case) -> list[Step]:
+        begin, gap = phase(case), case.rng.uniform(0, 3 if case.site.lapses else PATIENCE / 2)
+        first, second = (lambda: case.stop("supervisor")), case.blackhole
+        if case.serial % 2:
+            first, second = second, first
+        return [later(begin, first), later(begin + gap, second)]
+
+    with shared(STORES) as sites:
+        campaign.play(Fault(run=fault), sites, dies_in_time)
+
+
+def test_a_stopped_keeper(campaign: Campaign) -> None:
+    """The supervisor replaces it, and the new one takes up the lease.
+
+    A lock that nobody can take up ends with its keeper, and so does COMMAND.
+    """
+
+    def fault(case: Case) -> list[Step]:
+        begin = phase(case)
+        stop = later(begin, lambda: case.stop("keeper"))
+        return [stop, later(begin + 1.3 * TTL, case.finish)] if case.site.lapses else [stop]
+
+    def verdict(case: Case) -> str | None:
+        return lives(case) if case.site.lapses else dies_in_time(case)
+
+    with shared(STORES) as sites:
+        campaign.play(Fault(run=fault), sites, verdict)
+
+
+def test_keeper_and_supervisor_stopped(campaign: Campaign) -> None:
+    """The warden alone is left."""
+    fault = Fault(run=lambda case: [later(phase(case), lambda: case.stop("keeper", "supervisor"))])
+    with shared(STORES) as sites:
+        campaign.play(fault, sites, dies_in_time)
+
+
+# ---------------------------------------------------------------- processes that are killed
+
+
+def test_a_killed_supervisor(campaign: Campaign) -> None:
+    """COMMAND is dead, whoever has to see to that, and only then is the lock given back."""
+
+    def strike(case: Case) -> None:
+        if case.serial % 2:
+            case.stop("warden")
+        case.kill("supervisor")
+
+    fault = Fault(run=lambda case: [later(phase(case), lambda: strike(case))])
+    with shared(STORES) as sites:
+        campaign.play(fault, sites, dies_with_guardrun)
