@@ -154,6 +154,8 @@ def _consul(owner: int) -> Launched:
         "ports": {"http": http, "dns": -1, "serf_lan": serf, "serf_wan": -1, "server": rpc},
         # As its manual says for production.
         "performance": {"raft_multiplier": 1},
+        # All clients are on this host, and each waiter has more than one connection.
+        "limits": {"http_max_conns_per_client": 2000},
         "telemetry": {"prometheus_retention_time": "1h", "disable_hostname": True},
         "disable_update_check": True,
     }

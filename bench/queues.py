@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.mark import Stuck
+
 if TYPE_CHECKING:
     import psycopg
 
@@ -162,8 +164,12 @@ def _coded(text: str) -> str:
 
 
 def _answer(asked: str | urllib.request.Request) -> str:
-    with urllib.request.urlopen(asked, timeout=_PATIENCE) as answer:
-        return str(answer.read().decode())
+    try:
+        with urllib.request.urlopen(asked, timeout=_PATIENCE) as answer:
+            return str(answer.read().decode())
+    except OSError as error:
+        where = asked if isinstance(asked, str) else asked.full_url
+        raise Stuck(f"{where}: {error}") from None
 
 
 def _sum(page: str, wanted: Any) -> int:

@@ -46,6 +46,7 @@ class Rounds:
     crash: int
     waiters: tuple[int, ...]
     """for a lock of this host"""
+    store_handoff: int
     crowd: tuple[int, int]
     """for a lock in a store: few, and as many as there is memory for"""
     windows: int
@@ -58,14 +59,15 @@ class Rounds:
 
 
 DEFAULT = Rounds(
-    startup=20,
-    memory=3,
+    startup=15,
+    memory=2,
     handoff=25,
-    crash=10,
+    crash=6,
     waiters=(2, 50),
+    store_handoff=20,
     crowd=(2, 100),
     windows=5,
-    idle=5.0,
+    idle=4.0,
     runs=(0, 100_000, 1_000_000),
     pairs=200,
     queries=7,
@@ -76,6 +78,7 @@ QUICK = Rounds(
     handoff=3,
     crash=1,
     waiters=(2,),
+    store_handoff=3,
     crowd=(2, 4),
     windows=1,
     idle=0.5,
@@ -115,7 +118,7 @@ def measure(
     few, many = rounds.crowd
     crowd = few, min(many, machine.bears())
     yield from store_handoff.measure(
-        here, [*bare, *with_key], bare, crowd, rounds.handoff, rounds.idle
+        here, [*bare, *with_key], bare, crowd, rounds.store_handoff, rounds.idle
     )
     yield from crash.measure(here, [*locks, *bare, *with_key], rounds.crash)
     yield from ledger.measure(here, server, rounds.runs, rounds.pairs, rounds.queries)

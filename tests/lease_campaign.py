@@ -429,6 +429,7 @@ def play(fault: Fault, sites: list[Site], played: list[Case]) -> None:
                 started.add(id(case))
                 plan(fault.run(case))
             case.bury()
+            _hear(played)
         for site in list(waiting.values()):
             own = [case for case in played if case.site is site]
             if all(case.fence for case in own):
@@ -440,31 +441,36 @@ def play(fault: Fault, sites: list[Site], played: list[Case]) -> None:
         for case in played:
             if case.ask_at <= now and not case.site.frozen:
                 case.ask()
+                _hear(played)  # or the deaths meanwhile would seem to be later than they were
 
 
 def _wait(played: list[Case], sites: list[Site], until: float) -> None:
     """Wait until something happens; who has died is known before any rival asks."""
-    poll = select.poll()
-    pipes = {case.pipe: case for case in played if case.pipe >= 0}
     bells: dict[int, Site] = {}
     for site in sites:
         fd = None if site.frozen else site.store.wake_fd()
         if fd is not None:
             bells[fd] = site
-    for fd in (*pipes, *bells):
-        poll.register(fd, select.POLLIN)
     asks = [case.ask_at for case in played if not case.site.frozen]
     left = min([until, *asks]) - time.monotonic()
-    ready = [fd for fd, _ in poll.poll(1000 * min(max(left, 0.0), _LOOK))]
+    for fd in _hear(played, min(max(left, 0.0), _LOOK), bells):
+        bells[fd].store.drain()
+        for case in played:
+            if case.site is bells[fd] and case.fence and case.granted is None:
+                case.ask_at = 0.0
+
+
+def _hear(played: list[Case], seconds: float = 0, others: Iterable[int] = ()) -> list[int]:
+    """Read what COMMANDs have to say, as soon as there is something; which others are readable."""
+    poll = select.poll()
+    pipes = {case.pipe: case for case in played if case.pipe >= 0}
+    for fd in (*pipes, *others):
+        poll.register(fd, select.POLLIN)
+    ready = [fd for fd, _ in poll.poll(1000 * seconds)]
     for fd in ready:
         if fd in pipes:
             pipes[fd].read()
-    for fd in ready:
-        if fd in bells:
-            bells[fd].store.drain()
-            for case in played:
-                if case.site is bells[fd] and case.fence and case.granted is None:
-                    case.ask_at = 0.0
+    return [fd for fd in ready if fd not in pipes]
 
 
 _LOOK = 0.1

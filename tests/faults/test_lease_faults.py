@@ -339,7 +339,10 @@ _SKEWED = """\
 #include <time.h>
 #include <unistd.h>
 
-static time_t skew(void) { const char *set = getenv("SKEW"); return set ? atol(set) : 0; }
+static time_t skew(void) {
+    const char *seconds = getenv("SKEW"), *since = getenv("SKEW_SINCE");
+    return seconds && since && !access(since, F_OK) ? atol(seconds) : 0;
+}
 
 int clock_gettime(clockid_t id, struct timespec *at) {
     int failed = syscall(SYS_clock_gettime, id, at);
@@ -362,7 +365,10 @@ time_t time(time_t *at) {
     return now.tv_sec;
 }
 """
-"""For LD_PRELOAD: the time of day is $SKEW seconds off, all other clocks are right."""
+"""For LD_PRELOAD: the time of day is $SKEW seconds off as soon as there is a file $SKEW_SINCE.
+
+All other clocks are right.
+"""
 
 
 @pytest.fixture
@@ -380,23 +386,42 @@ def skewing(tmp_path: Path) -> Path:
 
 
 def test_hosts_whose_clocks_are_wrong(campaign: Campaign, skewing: Path) -> None:
-    """What a host thinks the time is means nothing: one that is cut off is dead in time."""
+    """What a host thinks the time is means nothing, nor that somebody sets it while COMMAND runs.
+
+    One that is cut off is dead in time all the same.
+    """
 
     def skew(case: Case) -> float:
-        return HOUR if case.serial % 2 else -HOUR
+        return -HOUR if case.serial % 4 in (0, 3) else HOUR
 
-    def dies(case: Case) -> str | None:
-        assert case.struck_at is not None
-        written = datetime.fromisoformat(case.lines[0]["timestamp"]).timestamp()
-        assert abs(written - case.struck_at - skew(case)) < 120, "its clock was right"
+    def since(case: Case) -> Path:
+        return case.host.root / "skewed"
+
+    def before(case: Case) -> None:
+        if case.serial % 2:
+            since(case).touch()
+
+    def strike(case: Case) -> None:
+        case.blackhole()
+        since(case).touch()
+
+    def verdict(case: Case) -> str | None:
+        assert case.dead_at is not None
+        finished = datetime.fromisoformat(case.lines[-1]["timestamp"]).timestamp()
+        assert abs(finished - case.dead_at - skew(case)) < 120, "its clock was right"
         return dies_in_time(case)
 
     fault = Fault(
-        run=lambda case: [later(phase(case), case.blackhole)],
-        env=lambda case: {"LD_PRELOAD": str(skewing), "SKEW": f"{skew(case):.0f}"},
+        before=before,
+        run=lambda case: [later(phase(case), lambda: strike(case))],
+        env=lambda case: {
+            "LD_PRELOAD": str(skewing),
+            "SKEW": f"{skew(case):.0f}",
+            "SKEW_SINCE": str(since(case)),
+        },
     )
     with shared(STORES) as sites:
-        campaign.play(fault, sites, dies)
+        campaign.play(fault, sites, verdict)
 
 
 # ---------------------------------------------------------------- processes that are stopped

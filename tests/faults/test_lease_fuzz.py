@@ -52,12 +52,7 @@ def leases(request: pytest.FixtureRequest) -> Iterator[Leases]:
     store.close()
 
 
-@pytest.fixture(params=[1, 3])
-def slots(request: pytest.FixtureRequest) -> int:
-    """A lock, and a semaphore."""
-    return int(request.param)
-
-
+@pytest.mark.parametrize("slots", [1, 3])
 def test_crowd(
     leases: Leases, slots: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,6 +69,7 @@ def test_crowd(
         check_patience(fleet)
 
 
+@pytest.mark.parametrize("slots", [1, 3] if ROUNDS >= _MANY else [1])
 def test_deaths(
     leases: Leases, slots: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
