@@ -275,7 +275,7 @@ _guardrun() {
                 ;;
             migrate)
                 __guardrun_subcommand migrate \
-                    '--json --ledger-url --config --help' '' '--ledger-url --config'
+                    '--lease-url --json --ledger-url --config --help' '' '--lease-url --ledger-url --config'
                 ;;
             *) __guardrun_run 1 ;;
         esac

@@ -250,7 +250,7 @@ class Case:
     def stop(self, *members: str) -> None:
         """Freeze some of its processes."""
         self.struck()
-        self._signal(members, signal.SIGSTOP)
+        self.signal(signal.SIGSTOP, *members)
 
     def resume(self) -> None:
         """Let all that was frozen go on."""
@@ -260,9 +260,10 @@ class Case:
     def kill(self, *members: str) -> None:
         """Kill some of its processes, in this order."""
         self.struck()
-        self._signal(members, signal.SIGKILL)
+        self.signal(signal.SIGKILL, *members)
 
-    def _signal(self, members: Iterable[str], signum: int) -> None:
+    def signal(self, signum: int, *members: str) -> None:
+        """Send a signal to some of its processes."""
         if self.process.poll() is not None:  # what was done to it before was enough
             return
         pids = family(self.process.pid)

@@ -34,6 +34,7 @@ class LockStores(NamedTuple):
     """``None``: no lease store is configured, or leases are not asked for"""
     by_default: bool
     """no option names a lease store, and it is the ledger's Postgres"""
+    ledger: LedgerSpec
     store_wait: float
 
 
@@ -44,7 +45,7 @@ def lock_stores(
     places = config.lock_places(lease_url, ledger_url, file, environ)
     ledger = config.ledger_spec(ledger_url, file, environ)
     by_default = lease_url is None and places.lease_url == ledger.url
-    return LockStores(places.directory, places.lease_url, by_default, places.store_wait)
+    return LockStores(places.directory, places.lease_url, by_default, ledger, places.store_wait)
 
 
 def within(stores: LockStores, scope: str | None) -> LockStores:

@@ -89,7 +89,11 @@ class Connection:
             return self._made
         self._made = made = make(self._url)
         made.due = due
-        made.connect()
+        try:
+            made.connect()
+        except TypeError:  # a key for TLS without its certificate, say
+            self.close()
+            raise unreadable() from None
         if not made.password:
             # A server that wants one hangs up on a long command without saying why.
             made.send_command("PING", check_health=False)
@@ -251,7 +255,7 @@ def make(url: str) -> Any:
     kind, options = _options(url)
     try:
         made = kind(**options)
-    except TypeError:  # it does not know one of them
+    except (TypeError, ValueError):  # it does not know one of them, or what it says
         raise unreadable() from None
     # Nobody reads them on the server, and each costs a round trip.
     made.driver_info = made.lib_name = made.lib_version = None

@@ -38,34 +38,34 @@ def check(connection: Connection, url: str, store: str = LEDGER) -> None:
     _compare(url, row[0] if row and row[0] else 0, store)
 
 
-def pending(url: str, due: float) -> Migration:
+def pending(url: str, due: float, store: str = LEDGER) -> Migration:
     """What ``migrate`` would do now; changes nothing.
 
     Raises as ``migrate``.
     """
-    connection = connect(url, due)
+    connection = connect(url, due, store)
     try:
-        return _plan(connection, url)
+        return _plan(connection, url, store)
     except psycopg.Error as error:
-        raise unavailable(url, error) from error
+        raise unavailable(url, error, store) from error
     finally:
         connection.close()
 
 
-def migrate(url: str, due: float) -> Migration:
+def migrate(url: str, due: float, store: str = LEDGER) -> Migration:
     """Create the schema, or bring it up to date: all in one transaction; safe under concurrency.
 
     ``due`` (CLOCK_BOOTTIME) is when to give up. Raises ``StoreUnavailable``, ``StoreOutdated`` for
     a schema newer than this version, and ``ConfigError`` for a URL that cannot be read.
     """
-    connection = connect(url, due)
+    connection = connect(url, due, store)
     try:
         connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         # Given up by the server as well, and before we do: who waits for a table blocks all others.
         wait = str(max(int((due - kernel.now()) * 800), 1))
         connection.execute(_SQL["limits"], {"lock_ms": wait})
         connection.execute(_SQL["lock"])
-        plan = _plan(connection, url)
+        plan = _plan(connection, url, store)
         if plan.before == 0 and not _found(connection)[0]:
             connection.execute(_SQL["create"])
         scripts = dict(sql.migrations("postgres"))
@@ -75,32 +75,32 @@ def migrate(url: str, due: float) -> Migration:
             connection.execute(_SQL["record"], {"version": version, "name": name})
         connection.execute("COMMIT")
     except psycopg.errors.DuplicateObject as error:
-        raise _foreign(url) from error
+        raise _foreign(url, store) from error
     except psycopg.errors.DuplicateTable as error:
-        raise _foreign(url) from error
+        raise _foreign(url, store) from error
     except psycopg.errors.InsufficientPrivilege as error:
         raise StoreUnavailable(
-            f"the ledger {address(url, {})}: {error.diag.message_primary}; "
+            f"the {store} {address(url, {})}: {error.diag.message_primary}; "
             "migrate as the role that owns the schema guardrun, or may create it in this database"
         ) from error
     except psycopg.Error as error:
-        raise unavailable(url, error) from error
+        raise unavailable(url, error, store) from error
     finally:
         connection.close()  # which rolls back what is not committed
     return plan
 
 
-def _plan(connection: Connection, url: str) -> Migration:
+def _plan(connection: Connection, url: str, store: str) -> Migration:
     _, versioned, server, encoding = _found(connection)
     where = address(url, {})
     if server < _OLDEST:
         raise StoreUnavailable(
-            f"the ledger {where} is in Postgres {server // 10000}: "
+            f"the {store} {where} is in Postgres {server // 10000}: "
             f"upgrade it to {_OLDEST // 10000} or later"
         )
     if encoding != "UTF8":
         raise StoreUnavailable(
-            f"the ledger {where} is in a database with encoding {encoding}: "
+            f"the {store} {where} is in a database with encoding {encoding}: "
             "name one that was created with ENCODING 'UTF8'"
         )
     before = 0
@@ -108,7 +108,7 @@ def _plan(connection: Connection, url: str) -> Migration:
         row = connection.execute(_SQL["version"]).fetchone()
         before = row[0] if row and row[0] else 0
     if before > SCHEMA:
-        _compare(url, before, LEDGER)
+        _compare(url, before, store)
     names = tuple(name for name in sql.migration_names("postgres") if int(name[:4]) > before)
     return Migration(before, SCHEMA, names)
 
@@ -134,8 +134,8 @@ def _compare(url: str, version: int, store: str) -> None:
         )
 
 
-def _foreign(url: str) -> StoreUnavailable:
+def _foreign(url: str, store: str) -> StoreUnavailable:
     return StoreUnavailable(
-        f"the ledger {address(url, {})}: its schema guardrun holds something else; "
+        f"the {store} {address(url, {})}: its schema guardrun holds something else; "
         "move that away, or name another database"
     )

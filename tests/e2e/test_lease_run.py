@@ -250,6 +250,24 @@ def test_a_waiter_that_is_ended(fleet: LeaseFleet, lock: str, signum: signal.Sig
     assert len(host.executions()) == 1
 
 
+def test_a_waiters_keeper_is_killed(fleet: LeaseFleet, lock: str) -> None:
+    """kill -9: another one stands in the queue for the same run, which gets the lock all the same.
+
+    It is in time even if nobody tells it that the lock is free.
+    """
+    holder, host = fleet.host("holder"), fleet.host("waiters")
+    process = holder.hold(*LEASE, "--lock", lock)
+    waiting = await_in_queue(fleet, host, lock, "-w", "2m")
+    first = keeper(waiting)
+    os.kill(first, signal.SIGKILL)
+    assert keeper(waiting, other_than=first)
+    fleet.queued(lock, 1)
+    assert handed_over(process, host) < 12
+    result = finish(waiting)
+    assert (result.code, len(host.executions())) == (0, 1), result
+    assert fleet.queue(lock) == 0
+
+
 def test_a_waiter_that_is_stopped(fleets: list[LeaseFleet], lock: str) -> None:
     """SIGSTOP: it is passed over after about ten seconds at the most; continued, it gets its turn.
 

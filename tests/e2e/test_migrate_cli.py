@@ -145,3 +145,26 @@ def test_without_a_ledger(host: Host) -> None:
     result = host.run("migrate", "--ledger-url", "none:")
     assert result.code == 78
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_leases_elsewhere_are_migrated_as_well(host: Host) -> None:
+    """A lease store in Postgres is migrated too, once where it is the ledger's database."""
+    leases = new_database()
+    env = {"GUARDRUN_LEASE_URL": leases.replace("postgresql:", "postgresql+advisory:")}
+    assert lines(host.run("migrate", env=env)) == [
+        f"migrating from nothing to schema {SCHEMA}: {', '.join(NAMES)}",
+        f"done: the lease store has schema {SCHEMA}",
+    ]
+    ran = host.run("--scope", "distributed", "--lock", "a", "--", "true", env=env)
+    assert ran.code == 0, ran
+    ledger = new_database()
+    both = {"GUARDRUN_LEASE_URL": leases, "GUARDRUN_LEDGER_URL": ledger}
+    assert lines(host.run("migrate", env=both)) == [
+        f"migrating from nothing to schema {SCHEMA}: {', '.join(NAMES)}",
+        f"done: the ledger has schema {SCHEMA}",
+        f"nothing to do: the lease store has schema {SCHEMA}",
+    ]
+    same = {"GUARDRUN_LEASE_URL": ledger, "GUARDRUN_LEDGER_URL": ledger}
+    assert lines(host.run("migrate", env=same)) == [
+        f"nothing to do: the ledger has schema {SCHEMA}"
+    ]
