@@ -44,6 +44,8 @@ _CALM = 2.5
 """s that a lease is good for after COMMAND's death: then nobody waits to see it granted again"""
 _ASK_DOWN = 0.05
 """s until a store is asked again that does not answer"""
+_LOOK = 0.1
+"""s between two looks at who has ended"""
 _LONGEST = 120.0
 """s that a round may take after its runs have started"""
 
@@ -472,7 +474,3 @@ def _hear(played: list[Case], seconds: float = 0, others: Iterable[int] = ()) ->
         if fd in pipes:
             pipes[fd].read()
     return [fd for fd in ready if fd not in pipes]
-
-
-_LOOK = 0.1
-"""s between two looks at who has ended"""

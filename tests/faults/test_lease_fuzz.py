@@ -29,7 +29,7 @@ from ledgers import release
 
 from guardrun import kernel
 
-ROUNDS = int(os.environ.get("GUARDRUN_TEST_ROUNDS", "12"))
+ROUNDS = int(os.environ.get("GUARDRUN_TEST_ROUNDS", "6"))
 SEED = int(os.environ.get("GUARDRUN_TEST_SEED") or random.SystemRandom().getrandbits(32))
 _MANY = 100
 """rounds from which on there is time for a crowd, and something to print"""
@@ -69,6 +69,9 @@ def test_crowd(
         check_patience(fleet)
 
 
+@pytest.mark.parametrize(
+    "leases", list(STORES) if ROUNDS >= _MANY else ["redis", "postgres"], indirect=True
+)
 @pytest.mark.parametrize("slots", [1, 3] if ROUNDS >= _MANY else [1])
 def test_deaths(
     leases: Leases, slots: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import redis
 import servers
 from proxy import Proxy
 from proxy_process import Conversation, Trap
@@ -157,6 +158,36 @@ class TestFaults:
             assert time.monotonic() - before >= 0.4
             proxy.delay(0)
             assert connection.execute("SELECT 2").fetchone() == (2,)
+
+    def test_delay_one_way(self, url: str, database_url: str, proxy: Proxy) -> None:
+        """A statement is executed at once where only its answer is late."""
+        with psycopg.connect(url, autocommit=True) as connection:
+            proxy.delay(2, "to_client")
+            begun = time.monotonic()
+            connection.pgconn.send_query(b"INSERT INTO t VALUES (1)")
+            connection.pgconn.flush()
+            eventually(lambda: rows(database_url) == [1], what="the row")
+            executed = time.monotonic()
+            result = connection.pgconn.get_result()
+            assert result is not None
+            assert result.command_status == b"INSERT 0 1"
+            assert executed < time.monotonic() - 0.1
+            assert time.monotonic() - begun >= 2
+            assert connection.pgconn.get_result() is None
+
+    def test_another_protocol(self) -> None:
+        """Whatever is said to another server passes, and can be cut off."""
+        url = servers.redis_url()
+        with Proxy.before(url) as proxy, redis.Redis.from_url(proxy.url_for(url)) as client:
+            big = b"x" * 1_000_000
+            assert client.echo(big) == big
+            proxy.blackhole()
+            client.connection_pool.connection_kwargs["socket_timeout"] = 0.5
+            client.connection_pool.disconnect()
+            with pytest.raises(redis.TimeoutError):
+                client.ping()
+            proxy.resume()
+            assert client.ping()
 
     def test_many_at_once(self, url: str, proxy: Proxy) -> None:
         """It carries as many connections as a test opens."""
