@@ -37,7 +37,7 @@ class _Holder:
         command = (scene.tool.path, marks.out, marks.gate)
         running = scene.start(subject, command, locks=directory)
         (said,) = marks.wait("s")
-        return cls(running, marks, tuple(proc.family(running.pid, without=said.pid)))
+        return cls(running, marks, _family(running, without=said.pid))
 
     def end(self) -> None:
         self.marks.let_go()
@@ -63,7 +63,7 @@ class _Waiter:
         marks.wait("s")
         running = scene.start(subject, command, locks=directory)
         queue_up(subject, directory, 1)
-        return cls(running, holder, marks, tuple(proc.family(running.pid, without=0)))
+        return cls(running, holder, marks, _family(running, without=0))
 
     def end(self) -> None:
         self.marks.let_go()
@@ -75,6 +75,14 @@ class _Waiter:
 
 
 _Idle = _Holder | _Waiter
+
+
+def _family(running: process.Process, without: int) -> tuple[int, ...]:
+    """All its processes, once none is added any more."""
+    found: list[int] = []
+    while found != (found := sorted(proc.family(running.pid, without))):
+        time.sleep(_REST / 4)
+    return tuple(found)
 
 
 @dataclass(frozen=True)
