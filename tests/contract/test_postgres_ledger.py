@@ -1299,7 +1299,7 @@ SELECT job_id, 'job ' || row_number() OVER () % 100, 'h', 'u', 1, 'o', '[]', 'f'
     "name",
     [
         *("claim", "begin_run", "keys", "renew", "interrupt", "give_back", "finish"),
-        *("unclaimed_success", "was_stale", "stored_output"),
+        *("unclaimed_success", "as_recorded", "stored_output"),
     ],
 )
 def test_a_run_reads_by_index_alone(full: PostgresStore, name: str) -> None:
