@@ -21,6 +21,8 @@ _RELEASES = b'"run_finished"'
 """in guardrun's last line of a run; releasing the lock is what it does next"""
 _AT_ONCE = 8
 """waiters that are started at the same time: many more would wait for each other, and give up"""
+_SETTLED = 0.05
+"""s for what a waiter still does once it is in the queue: some look again before they wait"""
 
 
 class Handoff(NamedTuple):
@@ -44,6 +46,7 @@ def queue_up(
             raise Stuck(f"{subject.name}: {found} wait for {directory.name}, and not {waiters}")
         meanwhile()
         time.sleep(0.002)
+    time.sleep(_SETTLED)
 
 
 class Chain:

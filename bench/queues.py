@@ -78,17 +78,17 @@ class PostgresStore:
         return psycopg.connect(self._url, autocommit=True)
 
     def queue(self, directory: Path) -> int:
-        """How many runs of guardrun wait for a lease."""
+        """How many runs of guardrun wait for a lease, and are told when it is free."""
         return self._queue("postgresql", directory.name)
 
     def advisory_queue(self, directory: Path) -> int:
-        """How many runs of guardrun wait for an advisory lock."""
+        """The same for an advisory lock."""
         return self._queue("postgresql+advisory", directory.name)
 
     def _queue(self, scheme: str, name: str) -> int:
         ((found,),) = self._connection.execute(
             "SELECT count(*) FROM guardrun.leases_queue JOIN guardrun.leases ON id = lease_id"
-            " WHERE scheme = %s AND name = %s",
+            " WHERE scheme = %s AND name = %s AND channel IS NOT NULL",
             (scheme, name),
         ).fetchall()
         return int(found)

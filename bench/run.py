@@ -59,15 +59,15 @@ class Rounds:
 
 
 DEFAULT = Rounds(
-    startup=15,
+    startup=20,
     memory=2,
     handoff=25,
     crash=6,
     waiters=(2, 50),
-    store_handoff=20,
+    store_handoff=15,
     crowd=(2, 100),
     windows=5,
-    idle=4.0,
+    idle=3.0,
     runs=(0, 100_000, 1_000_000),
     pairs=200,
     queries=7,

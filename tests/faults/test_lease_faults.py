@@ -116,14 +116,14 @@ def lives_unless_told(case: Case) -> str | None:
 
 
 def dies_with_guardrun(case: Case) -> str | None:
-    """All of COMMAND is dead before the lock is given back, and that is at once."""
+    """All of COMMAND is dead before the lock is given back, and nobody waits until it lapses."""
     if case.overlapped:
         return "the lock was granted while COMMAND was alive"
     assert case.granted is not None
     assert case.dead_at is not None
     assert case.struck_at is not None
     waited = case.granted.since - case.struck_at
-    return f"the lock was free only after {waited:.3f} s" if waited > PROMPT else None
+    return f"the lock was free only after {waited:.3f} s" if waited > TTL / 2 else None
 
 
 # ---------------------------------------------------------------- playing, and telling of it
