@@ -59,7 +59,7 @@ class Rounds:
 
 
 DEFAULT = Rounds(
-    startup=20,
+    startup=16,
     memory=2,
     handoff=25,
     crash=6,
