@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import select
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from guardrun import kernel, units
+from guardrun import units
 from guardrun.core.redact import redact_url
 from guardrun.identity import identify
 from guardrun.model import FOREVER, Budget, Codes, ExecSpec, KeySpec, LockSpec, Plan, Run
@@ -31,18 +30,6 @@ def render(plan: Plan, config_file: str | None, environ: Mapping[str, str]) -> s
     notes = [] if without_stdin == plan else [_STDIN_NOTE]
     described = _printable(describe(plan, run, config_file, notes))
     return json.dumps(described, indent=2 if os.isatty(1) else None, ensure_ascii=False) + "\n"
-
-
-class _Undisturbed:
-    """A ``Waiter`` without signals or deadline: a dry run leaves signals to the kernel."""
-
-    def pause(self, fds: Sequence[int], due: float) -> Collection[int]:
-        """Wait until one of ``fds`` is readable or ``due`` has come."""
-        left = None if due == FOREVER else max(0.0, due - kernel.now())
-        return select.select(fds, (), (), left)[0]
-
-    def check(self) -> None:
-        """Go on."""
 
 
 def describe(plan: Plan, run: Run, config_file: str | None, notes: list[str]) -> dict[str, Any]:

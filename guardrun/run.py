@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from guardrun.command import Command
     from guardrun.ledger.spool import Spool
-    from guardrun.model import Holder, KeySpec, Plan, Recorded, Run
+    from guardrun.model import Holder, KeySpec, Plan, Run
     from guardrun.ports import Lock, Rng, RunLedger
     from guardrun.report.log import Log
     from guardrun.supervisor.loop import Loop
@@ -334,7 +334,7 @@ def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:
         return outcome
     tools.loop.deadline = float("inf")
     due = kernel.now() + plan.ledger.record_wait
-    if outcome.result == "store_unavailable" and not lease_store_alone(plan, outcome):
+    if outcome.result == "store_unavailable" and account.failed_at_the_ledger(plan, outcome):
         due = kernel.now()  # --store-wait has been spent on it
     elif outcome.die_by is not None and outcome.result == "interrupted":
         due = min(due, kernel.now() + _TOLD)  # whoever told us to stop waits for it
@@ -342,7 +342,7 @@ def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:
         recorded = insist(
             tools.loop, tools.rng, due, ledger.retry_cap, lambda due: ledger.record(outcome, due)
         )
-        return disowned(plan, outcome, recorded)
+        return account.disowned(plan, outcome, recorded)
     except ToldToStop as told:
         problem = f"told to stop by {signal_name(told.signum)} while recording"
         outcome = outcome._replace(die_by=told.signum, exit_code=128 + told.signum)
@@ -359,26 +359,6 @@ def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:
         whole = to_json(outcome)
         tools.log.emit(events.outcome_unsaved(time.time(), f"{problem}; spool: {error}", whole))
     return outcome
-
-
-def lease_store_alone(plan: Plan, outcome: Outcome) -> bool:
-    """Whether what could not be reached is another store than the ledger."""
-    lock = plan.lock
-    remote = lock is not None and lock.lease_url is not None and not outcome.held
-    return remote and lock is not None and lock.lease_url != plan.ledger.url
-
-
-def disowned(plan: Plan, outcome: Outcome, recorded: Recorded) -> Outcome:
-    """Tell of what turned out to be somebody else's by the time the outcome was stored."""
-    if not recorded.claim:
-        stale = "the key was taken over meanwhile, and was left alone"
-        return outcome._replace(reason=stale, exit_code=74, lease_lost=True)
-    if recorded.lease:
-        return outcome
-    if plan.lock is not None and plan.lock.on_lease_loss == "warn":
-        return outcome._replace(lease_lost=True)
-    gone = "the lock was not ours any more when the outcome was stored"
-    return outcome._replace(reason=gone, exit_code=74, lease_lost=True)
 
 
 def show_output(outcome: Outcome, tools: Tools) -> Outcome:

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import click
 
-from guardrun import units
 from guardrun.commands import holdings, objects, stores
 from guardrun.commands.stores import LockStores
+from guardrun.commands.values import duration
 from guardrun.errors import StoreUnavailable
 
 _FOUND = 1
-
-
-def _age(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return units.duration(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 @click.command()
@@ -26,7 +17,7 @@ def _age(_context: click.Context, _option: click.Parameter, text: str | None) ->
     "--older-than",
     "limit",
     metavar="DURATION",
-    callback=_age,
+    callback=duration,
     help="Only those held for longer; exits 1 when there is one.",
 )
 @click.option(

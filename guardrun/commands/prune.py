@@ -7,20 +7,13 @@ import sys
 
 import click
 
-from guardrun import units
 from guardrun.commands import objects, stores
+from guardrun.commands.values import duration
 from guardrun.ledger.sqlite_file import path_of
 from guardrun.model import LedgerSpec
 
 _BATCH = 1000
 """rows of a kind in one transaction: few enough that nobody waits for them"""
-
-
-def _age(_context: click.Context, _option: click.Parameter, text: str) -> float:
-    try:
-        return units.duration(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 @click.command()
@@ -29,7 +22,7 @@ def _age(_context: click.Context, _option: click.Parameter, text: str) -> float:
     "age",
     metavar="DURATION",
     required=True,
-    callback=_age,
+    callback=duration,
     help="Delete runs that started longer ago, and keys that have not blocked for so long.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from guardrun.core.policy import Verdict
-    from guardrun.model import Captured, Claim, Ended, Grant, Holder, Plan, Run
+    from guardrun.model import Captured, Claim, Ended, Grant, Holder, Plan, Recorded, Run
 
 
 class Ending(NamedTuple):
@@ -83,3 +83,23 @@ def outcome(
         lease_lost=lock_lost or ending.result == "lease_lost",
         captured=captured,
     )
+
+
+def failed_at_the_ledger(plan: Plan, outcome: Outcome) -> bool:
+    """Whether the store that could not be reached is the ledger, and not the lease store alone."""
+    lock = plan.lock
+    leased = lock is not None and lock.lease_url not in (None, plan.ledger.url)
+    return outcome.held or not leased
+
+
+def disowned(plan: Plan, outcome: Outcome, recorded: Recorded) -> Outcome:
+    """Tell of what turned out to be somebody else's by the time the outcome was stored."""
+    if not recorded.claim:
+        stale = "the key was taken over meanwhile, and was left alone"
+        return outcome._replace(reason=stale, exit_code=74, lease_lost=True)
+    if recorded.lease:
+        return outcome
+    if plan.lock is not None and plan.lock.on_lease_loss == "warn":
+        return outcome._replace(lease_lost=True)
+    gone = "the lock was not ours any more when the outcome was stored"
+    return outcome._replace(reason=gone, exit_code=74, lease_lost=True)
