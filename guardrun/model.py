@@ -184,6 +184,9 @@ class Grant(NamedTuple):
     """whether the store's counter survives a crash of its server; ``None``: it was not asked"""
 
 
+AROUND_US = "it is held by a run around this one: waiting for it would never end"
+
+
 class Busy(NamedTuple):
     """The lock is somebody else's; a value, not an error."""
 

@@ -72,10 +72,12 @@ def _lock(plan: Plan, me: Run, link: Link | None, loop: Loop, rng: Rng) -> Lock 
         assert link is not None
         spec = spec._replace(ttl=time_to_live(spec.lease_url, spec.ttl))
         return LeaseProxy(link, spec, loop, rng, plan.ledger.store_wait)
-    from guardrun.locks.flock import FileLock, HostLock
-
     if spec.file is not None:
+        from guardrun.locks.lock_file import FileLock
+
         return FileLock(spec.file, spec.shared, loop)
+    from guardrun.locks.flock import HostLock
+
     assert me.lock is not None
     return HostLock(spec, me.lock, loop, rng)
 

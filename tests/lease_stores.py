@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from guardrun.ports import LeaseStore
 
 
+def url_of(leases: Leases) -> str:
+    """The URL as a user writes it."""
+    scheme = "postgresql+advisory" if leases.kind == "advisory" else "postgresql"
+    return leases.url.replace("postgresql", scheme, 1)
+
+
 def due(seconds: float = 10.0) -> float:
     """A moment on CLOCK_BOOTTIME."""
     return kernel.now() + seconds

@@ -10,7 +10,7 @@ import click
 from guardrun import kernel
 from guardrun.address import address
 from guardrun.commands import objects, stores
-from guardrun.locks.stores import ADVISORY
+from guardrun.locks.stores import database_url
 
 _LONGEST = 3600.0
 """s; what a migration does to a large ledger takes its time"""
@@ -48,9 +48,7 @@ def _databases(found: stores.LockStores) -> list[_Database]:
     databases = []
     if found.ledger.url.startswith(_POSTGRES + ":"):
         databases.append(_Database(found.ledger.url, "ledger"))
-    leases = found.lease_url or ""
-    if leases.startswith(ADVISORY + ":"):
-        leases = _POSTGRES + leases.removeprefix(ADVISORY)
+    leases = database_url(found.lease_url or "")
     known = [address(database.url, os.environ) for database in databases]
     if leases.startswith(_POSTGRES + ":") and address(leases, os.environ) not in known:
         databases.append(_Database(leases, "lease store"))

@@ -244,8 +244,8 @@ class Keeper:
         """Renew the lease, and whatever comes of it plan the next time; whether it is ours."""
         if self._place is None:
             return False
-        self._idle_at = kernel.now() + _IDLE
         ours = self._place.renew(_NEVER if self._claim is None else self._claim.needed_at)
+        self._idle_at = kernel.now() + _IDLE
         if ours is False:
             self._wanted = self._place = None
             self._term.lock.lose(kernel.now())
@@ -302,8 +302,8 @@ class Keeper:
         """Renew the claim, and whatever comes of it plan the next time; whether it is ours."""
         if self._claim is None:
             return False
-        self._idle_at = kernel.now() + _IDLE
         ours = self._claim.renew(_NEVER if self._place is None else self._place.needed_at)
+        self._idle_at = kernel.now() + _IDLE
         if ours is False:
             claimed = self._run is not None and self._run.key is not None
             self._run = self._claim = None
@@ -319,7 +319,9 @@ class Keeper:
 
     def _finish(self, outcome: Outcome, due: float) -> Recorded:
         """Store the outcome; where the lock is in the same database, give it back with that."""
-        wanted = self._wanted if self._place is not None and self._stores.together else None
+        # What is past its term by now was held as long as COMMAND ran, or has been told of.
+        proved = self._place is not None and kernel.now() < self._term.lock.term_at
+        wanted = self._wanted if proved and self._stores.together else None
         if wanted is None:
             recorded = Recorded(self._ledger.finish(outcome, self._spared(due)))
         else:

@@ -12,7 +12,7 @@ import select
 from guardrun import kernel
 from guardrun.errors import GuardrunError, StoreUnavailable
 from guardrun.keeper import messages
-from guardrun.model import Busy, Grant, LeaseRequest
+from guardrun.model import AROUND_US, Busy, Grant, LeaseRequest
 from guardrun.supervisor.retry import insist
 
 TYPE_CHECKING = False
@@ -33,8 +33,6 @@ _GIVING = 3.0
 """s that a run which is over waits until the next one can have the lock; the keeper goes on"""
 _LEAVING = 0.25
 """s; the same for one that never had it: whoever told it to stop waits for its end"""
-
-_ITSELF = "it is held by a run around this one: waiting for it would never end"
 
 
 class LeaseProxy:
@@ -113,7 +111,7 @@ class LeaseProxy:
                     continue
             if waits:
                 self._leave()
-            return Busy(answer.holders, _ITSELF if len(around) >= wanted.slots else None)
+            return Busy(answer.holders, AROUND_US if len(around) >= wanted.slots else None)
 
     def _insist(self, acquire: messages.Acquire, due: float) -> Grant | Waiting:
         def ask(due: float) -> Any:

@@ -252,6 +252,10 @@ class Link:
         if self._end is not None:
             self._end.close()
             self._end = None
+        if self.place is not None and self._session_bound:
+            self.place = None
+            self.term.lock.lose(kernel.now())
+            self._tether.send(channel.Lost())
         try:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         except ProcessLookupError:
@@ -260,10 +264,6 @@ class Link:
         self._pidfd = -1
         # Whatever happens to this one: the term it wrote down stands, and the warden acts on it.
         self.term.show_life(kernel.now() + _ANSWER)
-        if self.place is not None and self._session_bound:
-            self.place = None
-            self.term.lock.lose(kernel.now())
-            self._tether.send(channel.Lost())
         if self.held is not None or self.place is not None:
             try:
                 self.start()

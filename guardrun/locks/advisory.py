@@ -17,10 +17,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from guardrun.digest import sha256
-from guardrun.errors import StoreUnavailable, UsageError
+from guardrun.errors import UsageError
 from guardrun.locks.lease import check
 from guardrun.locks.postgres import ask, asking, decide, taken
 from guardrun.locks.postgres_session import Session
+from guardrun.locks.stores import ADVISORY, database_url
 from guardrun.model import Place, Waiting
 from guardrun.postgres.leases import SQL, coded, identity
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from guardrun.model import Grant, LeaseRequest
 
-SCHEME = "postgresql+advisory"
+SCHEME = ADVISORY
 
 _EVER_US = 100 * 366 * 86400 * 1_000_000
 """as a ttl: the session alone counts"""
@@ -39,7 +40,7 @@ class AdvisoryLeases:
     """The ``LeaseStore`` port over advisory locks of one session; ``ttl`` means nothing here."""
 
     def __init__(self, url: str) -> None:
-        self._session = Session("postgresql" + url.removeprefix(SCHEME))
+        self._session = Session(database_url(url))
         self._waiting: set[str] = set()
         self._held: dict[str, int] = {}
         """which session each token's lock is in, by how many were lost before it"""
@@ -83,18 +84,15 @@ class AdvisoryLeases:
         decide(self._session, due, SCHEME, wanted.lock, "leave", {"token": wanted.token})
 
     def renew(self, wanted: LeaseRequest, due: float) -> bool:
-        """Whether the session still holds it; False, for good, as soon as it does not answer."""
+        """Whether the session still holds it; False, for good, as soon as it does not answer.
+
+        One that does not answer is not ended at once: who has the lock needs time to let go.
+        """
         check(wanted)
+        if wanted.token in self._held:
+            return self._holds(wanted) and self._session.is_alive(due)
         values = {"token": wanted.token, "id": identity(SCHEME, wanted.lock)}
-        if wanted.token not in self._held:
-            return bool(self._session.transact(due, (SQL["session_holds"], values))[0][0][0])
-        if not self._holds(wanted):
-            return False
-        try:
-            (((ours,),),) = self._session.transact(due, (SQL["session_holds"], values))
-        except StoreUnavailable:  # and with the session went the lock
-            return False
-        return bool(ours)
+        return bool(self._session.transact(due, (SQL["session_holds"], values))[0][0][0])
 
     def release(self, wanted: LeaseRequest, due: float) -> bool:
         """Unlock and wake who is next; False when the session has ended before."""

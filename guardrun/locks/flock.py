@@ -1,4 +1,4 @@
-"""Host locks by flock(2): named ones in the lock directory, and ``--lock-file``.
+"""Host locks by flock(2): the named ones, in the lock directory.
 
 A lock belongs to the open file description: supervisor, warden and COMMAND's whole tree share
 it, so it is held as long as any of them lives, whatever is killed; LOCK_UN at the end of the
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 import time
 
 from guardrun import kernel, safety
@@ -20,7 +19,8 @@ from guardrun.blocking import BlockedChild
 from guardrun.digest import sha256
 from guardrun.errors import ConfigError, UnsafePath
 from guardrun.locks import sidecar
-from guardrun.model import Busy, Grant, Holder
+from guardrun.locks.kept import Kept, same_inode, try_lock
+from guardrun.model import AROUND_US, Busy, Grant, Holder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,149 +38,12 @@ _MOST_QUEUES = 16
 _LOOK_AGAIN = (0.5, 1.5)
 """s"""
 
-_ITSELF = "it is held by a run around this one: waiting for it would never end"
-
-
-def _try(fd: int, operation: int) -> bool:
-    try:
-        fcntl.flock(fd, operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _same_inode(fd: int, status: os.stat_result | None) -> bool:
-    mine = os.fstat(fd)
-    return status is not None and (mine.st_dev, mine.st_ino) == (status.st_dev, status.st_ino)
-
-
-class FileLock:
-    """``--lock-file``: one file or directory, locked as flock(1) locks it, and never written."""
-
-    def __init__(self, path: str, shared: bool, waiter: Waiter) -> None:
-        self._path = path
-        self._operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        self._waiter = waiter
-        self._fd = -1
-
-    def acquire(self, run: Run, due: float) -> Grant | Busy:  # noqa: ARG002  (the port's)
-        """Take the lock, waiting in the kernel's queue until ``due``. Raises UnsafePath."""
-        while True:
-            self._fd = self._open()
-            if not _try(self._fd, self._operation):
-                if kernel.now() >= due:
-                    return Busy(self.holders())
-                if self._inherited():
-                    return Busy(self.holders(), _ITSELF)
-                if not self._wait(due):
-                    return Busy(self.holders())
-            if _same_inode(self._fd, self._status()):
-                return Grant(self._path, None, time.time(), (self._fd,))
-            self.release()
-
-    def holders(self) -> tuple[Holder, ...]:
-        """Who holds it, by the kernel's own list; a lock handed down shows who took it first."""
-        status = self._status()
-        if status is None:
-            return ()
-        pids = [pid for pid, inode in _kernel_locks() if inode == status.st_ino]
-        return tuple(Holder(f"{os.uname().nodename}:{pid}") for pid in pids)
-
-    def assure(self) -> bool:
-        """True: the kernel keeps it for us."""
-        return True
-
-    def lost(self) -> bool:
-        """False."""
-        return False
-
-    def release(self) -> None:
-        """Unlock for everyone who shares the descriptor, and close it."""
-        if self._fd >= 0:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-            os.close(self._fd)
-            self._fd = -1
-
-    def _open(self) -> int:
-        # Without O_CREAT first: with fs.protected_regular even root may not "create" somebody
-        # else's file in a sticky directory. O_NONBLOCK: a FIFO must not hang us.
-        flags = os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK
-        try:
-            try:
-                fd = os.open(self._path, flags)
-            except FileNotFoundError:
-                fd = os.open(self._path, flags | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise UnsafePath(f"--lock-file {self._path}: {os.strerror(error.errno or 0)}") from None
-        status = os.fstat(fd)
-        remote = safety.network_filesystem(status)
-        if stat.S_ISFIFO(status.st_mode):
-            problem = "is a FIFO, and not what anyone locks; name a file or a directory"
-        elif remote:
-            problem = f"is on a network filesystem ({remote}), where locks can be lost unseen"
-        else:
-            return fd
-        os.close(fd)
-        raise UnsafePath(f"--lock-file {self._path}: {problem}")
-
-    def _wait(self, due: float) -> bool:
-        fd, operation = self._fd, self._operation
-        child = BlockedChild(lambda: fcntl.flock(fd, operation))
-        try:
-            if self._waiter.pause((child.fileno(),), due):
-                return child.succeeded()
-        except BaseException:
-            child.cancel()
-            self.release()
-            raise
-        child.cancel()
-        # The child may have got it between the timeout and its end.
-        self.release()
-        return False
-
-    def _status(self) -> os.stat_result | None:
-        try:
-            return os.stat(self._path)
-        except OSError:
-            return None
-
-    def _inherited(self) -> bool:
-        """Whether a process around this one holds the lock, or a descriptor handed down to us."""
-        status = os.fstat(self._fd)
-        around = kernel.ancestors()
-        if any(pid in around and inode == status.st_ino for pid, inode in _kernel_locks()):
-            return True
-        for name in os.listdir("/proc/self/fd"):
-            try:
-                if int(name) == self._fd or not _same_inode(int(name), status):
-                    continue
-                with open(f"/proc/self/fdinfo/{name}", encoding="ascii") as file:
-                    if any(line.startswith("lock:") and "FLOCK" in line for line in file):
-                        return True
-            except OSError:
-                continue
-        return False
-
 
 def _exists(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
 
 
-def _kernel_locks() -> list[tuple[int, int]]:
-    """(pid, inode) of every flock(2) lock that is held, not waited for."""
-    found = []
-    try:
-        with open("/proc/locks", encoding="ascii") as file:
-            for line in file:
-                fields = line.split()
-                if len(fields) > 5 and fields[1] == "FLOCK":
-                    found.append((int(fields[4]), int(fields[5].rpartition(":")[2])))
-    except OSError:
-        pass
-    return found
-
-
-class HostLock:
+class HostLock(Kept):
     """``--lock``: a named lock or semaphore in the lock directory.
 
     Slot i of a lock is a file of its own, named by the SHA-256 of the lock's name; the sidecar
@@ -208,7 +71,7 @@ class HostLock:
         while True:
             held_until = _NEVER
             for slot in range(self._spec.slots):
-                if not _try(self._open(slot), self._operation):
+                if not try_lock(self._open(slot), self._operation):
                     continue
                 remaining = self._remaining(slot)
                 if remaining is not None and remaining <= 0:
@@ -230,14 +93,6 @@ class HostLock:
     def holders(self) -> tuple[Holder, ...]:
         """The last ones known to have got a slot."""
         return tuple(self._holding(self._read()).values())
-
-    def assure(self) -> bool:
-        """True: the kernel keeps it for us."""
-        return True
-
-    def lost(self) -> bool:
-        """False."""
-        return False
 
     def release(self) -> None:
         """Unlock for everyone who shares the descriptors, and close them."""
@@ -261,7 +116,7 @@ class HostLock:
         if self._directory < 0:
             self._directory = safety.private_directory(self._spec.directory, "lock directory")
         try:
-            return _try(self._open(slot), self._operation) and self._without(slot, seen)
+            return try_lock(self._open(slot), self._operation) and self._without(slot, seen)
         finally:
             self.release()
 
@@ -307,7 +162,7 @@ class HostLock:
             status = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
         except OSError:
             return None
-        if not _same_inode(self._fds[slot], status):
+        if not same_inode(self._fds[slot], status):
             return None
         hold = self._read().holds.get(slot)
         if hold is None or (hold.mode == self._mode == "s"):
@@ -328,7 +183,7 @@ class HostLock:
     def _lock_gate(self) -> int:
         fd = self._open_gate()
         patience = kernel.now() + _GATE_PATIENCE
-        while not _try(fd, fcntl.LOCK_EX):
+        while not try_lock(fd, fcntl.LOCK_EX):
             if kernel.now() >= patience:
                 os.close(fd)
                 raise UnsafePath(
@@ -375,7 +230,7 @@ class HostLock:
     def _others_held(self, slots: int, mine: int) -> bool:
         for slot in range(max(slots, self._spec.slots)):
             if slot != mine:
-                free = _try(self._open(slot), fcntl.LOCK_SH)
+                free = try_lock(self._open(slot), fcntl.LOCK_SH)
                 self._let_go(slot)
                 if not free:
                     return True
@@ -395,7 +250,7 @@ class HostLock:
         # One reader around us is enough to wait for ever; of slots it takes all.
         around = [slot for slot, who in holding.items() if who.job_id in run.path]
         hopeless = len(around) == self._spec.slots or any(slot < 0 for slot in around)
-        return Busy(tuple(holding.values()), _ITSELF if hopeless else None)
+        return Busy(tuple(holding.values()), AROUND_US if hopeless else None)
 
     def _holding(self, known: Sidecar) -> dict[int, Holder]:
         """Who is known to hold a slot, or (below zero, by pid) to read."""
@@ -416,7 +271,7 @@ class HostLock:
             due = min(due, kernel.now() + self._rng.uniform(*_LOOK_AGAIN))
         for slot in slots:
             fd = self._open(slot)
-            if _try(fd, operation):  # released just now, or free but not before its time
+            if try_lock(fd, operation):  # released just now, or free but not before its time
                 if self._remaining(slot) == 0.0:
                     for _, other in queued.values():
                         other.cancel()

@@ -16,7 +16,7 @@ import psycopg
 
 from guardrun import kernel
 from guardrun.postgres import schema
-from guardrun.postgres.connection import LEASES, connect, unavailable
+from guardrun.postgres.connection import LEASES, answers, connect, unavailable
 from guardrun.postgres.leases import SQL
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Session:
     def __init__(self, url: str) -> None:
         self._url = url
         self._open: Connection | None = None
+        self._failed: Connection | None = None
+        """one that does not answer, and is not closed yet"""
         self._pid = 0
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.epoll()
@@ -93,6 +95,22 @@ class Session:
             raise unavailable(self._url, error, LEASES) from None
         return found
 
+    def is_alive(self, due: float) -> bool:
+        """Whether the session answers by ``due``; if not, it is lost, and ended when we close.
+
+        The server frees what a session holds when we end it: time to do without that first.
+        """
+        if self._open is None:
+            return False
+        if answers(self._open, min(due, kernel.now() + _PATIENCE)):
+            self._hear(self._open)
+            return True
+        with contextlib.suppress(psycopg.Error):  # libpq has closed what is broken
+            self._poll.unregister(self._open.pgconn.socket)
+        self._failed, self._open, self._pid, self.listens = self._open, None, 0, False
+        self.lost += 1
+        return False
+
     def settle(self, due: float) -> bool:
         """Make the session one that may be relied on; False when it is not ours."""
         if not self.pid:
@@ -129,9 +147,15 @@ class Session:
     def close_connection(self) -> None:
         """Let go of the connection until it is needed again."""
         held, self._open, self._pid, self.listens = self._open, None, 0, False
+        self._end_failed()
         if held is not None:
             self.lost += 1
             held.close()
+
+    def _end_failed(self) -> None:
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            failed.close()
 
     def close(self) -> None:
         """Let go of everything."""
@@ -142,6 +166,7 @@ class Session:
 
     def _connection(self, due: float) -> Connection:
         if self._open is None:
+            self._end_failed()
             fresh = connect(self._url, due, LEASES)
             try:
                 schema.check(fresh, self._url, LEASES)

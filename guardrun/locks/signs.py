@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from guardrun import sql
+from guardrun.locks.stores import database_url
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -37,7 +38,7 @@ def open_signs(url: str) -> Signs:
     if scheme.startswith("postgresql"):
         from guardrun.locks.postgres_session import Session
 
-        return _PostgresSigns(scheme, Session("postgresql" + url.removeprefix(scheme)))
+        return _PostgresSigns(scheme, Session(database_url(url)))
     from guardrun.locks import redis_sentinel
     from guardrun.locks.redis_connection import Connection
 

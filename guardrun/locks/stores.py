@@ -14,6 +14,12 @@ def is_session_bound(url: str) -> bool:
     return url.startswith(ADVISORY + ":")
 
 
+def database_url(url: str) -> str:
+    """The URL of a lease store in Postgres as any client of that database writes it."""
+    scheme, _, rest = url.partition(":")
+    return f"{scheme.partition('+')[0]}:{rest}"
+
+
 def time_to_live(url: str, ttl: float) -> float:
     """How long a lease at ``url`` is good for, in seconds, when ``ttl`` was asked for."""
     return min(ttl, _SESSION) if is_session_bound(url) else ttl

@@ -77,6 +77,27 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             raise
 
 
+def answers(connection: Connection, due: float) -> bool:
+    """Whether the server answers by ``due``; if not, the session is left as it is, and is useless.
+
+    Not by psycopg, which would have to tidy up: that takes closing the connection, and with it goes
+    what the session holds.
+    """
+    pgconn = connection.pgconn
+    try:
+        pgconn.send_query(b"SELECT")
+        while pgconn.flush() or pgconn.is_busy():
+            wanted = _READ | _WRITE if pgconn.flush() else _READ
+            _poll(pgconn.socket, wanted, due)
+            pgconn.consume_input()
+        said = pgconn.get_result()
+        while pgconn.get_result() is not None:
+            pass
+    except psycopg.Error:
+        return False
+    return said is not None and said.status == pq.ExecStatus.TUPLES_OK
+
+
 def connect(url: str, due: float, store: str = LEDGER) -> Connection:
     """Connect by ``due`` (CLOCK_BOOTTIME), to the first host that takes us.
 

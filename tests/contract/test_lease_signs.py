@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import servers
-from lease_stores import STORES, Leases, due, granted, lock_name, request
+from lease_stores import STORES, Leases, due, granted, lock_name, request, url_of
 from support import eventually
 
 from guardrun.errors import StoreUnavailable
@@ -20,12 +20,6 @@ def leases(request: pytest.FixtureRequest) -> Iterator[Leases]:
     made: Leases = STORES[request.param].shared()
     yield made
     made.close()
-
-
-def url_of(leases: Leases) -> str:
-    """The URL as a user writes it."""
-    scheme = "postgresql+advisory" if leases.kind == "advisory" else "postgresql"
-    return leases.url.replace("postgresql", scheme, 1)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import servers
-from lease_stores import STORES, Leases, due, granted, lock_name, request
+from lease_stores import STORES, Leases, due, granted, lock_name, request, url_of
 from ledgers import job_id
 from places import Place
 from support import Host, Result, eventually, finish, kill, no_survivors, queued
@@ -467,12 +467,6 @@ def leases(request: pytest.FixtureRequest) -> Iterator[Leases]:
     made: Leases = STORES[request.param].shared()
     yield made
     made.close()
-
-
-def url_of(leases: Leases) -> str:
-    """The URL as a user writes it."""
-    scheme = "postgresql+advisory" if leases.kind == "advisory" else "postgresql"
-    return leases.url.replace("postgresql", scheme, 1)
 
 
 @pytest.fixture

@@ -174,7 +174,8 @@ def test_whoever_is_stopped_command_does_not_outlive_its_claim(
 
 def test_keepers_that_are_stuck_again_and_again_are_replaced_without_end(fleet: FleetHost) -> None:
     """Only deaths of their own are counted: one that we had to kill says nothing about the next."""
-    process = fleet.hold("--key", "k", *SHORT)
+    # Each of the six has to be replaced, and its successor to start, before the claim's term.
+    process = fleet.hold("--key", "k", "--claim-ttl", "20s")
     last = 0
     for _ in range(6):
         last = keeper(process, other_than=last)

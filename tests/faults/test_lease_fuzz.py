@@ -29,7 +29,7 @@ from ledgers import release
 
 from guardrun import kernel
 
-ROUNDS = int(os.environ.get("GUARDRUN_TEST_ROUNDS", "6"))
+ROUNDS = int(os.environ.get("GUARDRUN_TEST_ROUNDS", "12"))
 SEED = int(os.environ.get("GUARDRUN_TEST_SEED") or random.SystemRandom().getrandbits(32))
 _MANY = 100
 """rounds from which on there is time for a crowd, and something to print"""
