@@ -59,6 +59,10 @@ class LeaseStore(Protocol):
     def fence_durable(self) -> bool | None:
         """Whether the fence survives a crash of the server; ``None`` while nobody has told us."""
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody is known to wait for what we hold, and a warm connection helps them."""
+
     def acquire(self, wanted: LeaseRequest, wait: bool, due: float) -> Grant | Waiting:
         """Take a place, in one atomic step; the same token gets the same grant again.
 

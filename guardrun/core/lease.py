@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from guardrun.ports import Rng
 
 
+_LONGEST = 3.0
+"""s"""
+
+
 class Lease(NamedTuple):
     """What a store granted: for how long, and since when at the latest."""
 
@@ -43,9 +47,13 @@ class Lease(NamedTuple):
         return self.sent_at + self.ttl / 2
 
 
-def patience(ttl: float) -> float:
-    """How long one request of a renewal may take, in seconds; two are tried."""
-    return min(3.0, max(1.0, ttl / 20))
+def patience(ttl: float, unanswered: int = 0) -> float:
+    """How long one request of a renewal may take, in seconds; two are tried.
+
+    After each renewal in a row that was ``unanswered`` it is doubled: a server that is only slow
+    would never be heard otherwise.
+    """
+    return min(_LONGEST, max(1.0, ttl / 20) * 2.0 ** min(unanswered, 2))
 
 
 def next_renewal(lease: Lease, rng: Rng) -> float:
@@ -58,6 +66,11 @@ def next_try(lease: Lease, now: float, rng: Rng) -> float:
     return now + rng.uniform(0, lease.ttl / 16)
 
 
-def overdue_at(lease: Lease, renew_at: float) -> float:
+def overdue_at(lease: Lease, renew_at: float, unanswered: int = 0) -> float:
     """When a keeper that works has renewed, or has tried to: later than that it hangs."""
-    return renew_at + 2 * patience(lease.ttl) + min(3.0, lease.ttl / 16)
+    return renew_at + 2 * patience(lease.ttl, unanswered) + min(3.0, lease.ttl / 16)
+
+
+def late_at(ttl: float, wake_at: float) -> float:
+    """When a keeper that sleeps until ``wake_at`` is awake: later than that it is stopped."""
+    return wake_at + min(3.0, ttl / 8)

@@ -38,24 +38,29 @@ class Holding:
         self._ttl = ttl
         self._grace = grace
         self._rng = rng
+        self._overdue_at = _NEVER if row is None else row.overdue_at
+        self._unanswered = 0
+        """renewals in a row of which nobody knows"""
 
     def take(self, sent_at: float) -> None:
         """Write down what a grant or renewal that was asked for then allows."""
         granted = lease.Lease(self._ttl, sent_at, self._grace)
         self.renew_at = lease.next_renewal(granted, self._rng)
+        self._unanswered = 0
+        self._overdue_at = lease.overdue_at(granted, self.renew_at)
         if self._row is not None:
-            overdue_at = lease.overdue_at(granted, self.renew_at)
-            self._row.extend(granted, overdue_at, kernel.now())
+            self._row.extend(granted, self._overdue_at, kernel.now())
 
     def renew(self, others: float) -> bool | None:
         """Renew it, and plan the next time; ``None``: nobody knows whether it is still ours.
 
         Takes no longer than until ``others``, when something else must be renewed.
         """
+        patience = lease.patience(self._ttl, self._unanswered)
         for _ in range(_TRIES):
             sent_at = kernel.now()
             try:
-                ours = self._ask(min(sent_at + lease.patience(self._ttl), spared(others)))
+                ours = self._ask(min(sent_at + patience, spared(others)))
             except StoreUnavailable:
                 continue
             if ours:
@@ -63,11 +68,22 @@ class Holding:
             else:
                 self.renew_at = _NEVER
             return ours
+        self._unanswered += 1
         tried = lease.Lease(self._ttl, kernel.now(), self._grace)
         self.renew_at = lease.next_try(tried, tried.sent_at, self._rng)
-        if self._row is not None:
-            self._row.show_life(lease.overdue_at(tried, self.renew_at))
+        self._overdue_at = lease.overdue_at(tried, self.renew_at, self._unanswered)
+        self.work()
         return None
+
+    def sleep(self) -> None:
+        """The keeper has nothing to do before ``renew_at``, or before somebody wants something."""
+        if self._row is not None:
+            self._row.show_life(lease.late_at(self._ttl, max(self.renew_at, kernel.now())))
+
+    def work(self) -> None:
+        """The keeper is about to do what may take a while."""
+        if self._row is not None:
+            self._row.show_life(self._overdue_at)
 
     @property
     def needed_at(self) -> float:
@@ -75,7 +91,7 @@ class Holding:
         if self._row is None or self._row.term_at <= kernel.now():
             return _NEVER
         # By overdue_at it would be taken for stuck, and replaced, together with what it is doing.
-        last = min(self._row.term_at, self._row.overdue_at)
+        last = min(self._row.term_at, self._overdue_at)
         return last - _TRIES * lease.patience(self._ttl) - _MARGIN
 
 

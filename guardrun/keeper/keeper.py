@@ -23,6 +23,7 @@ from guardrun import channel, errors, kernel
 from guardrun.errors import GuardrunError, StoreUnavailable
 from guardrun.keeper import messages
 from guardrun.keeper.holding import Holding, spared
+from guardrun.keeper.insist import UNASKED, insist
 from guardrun.lean import NamedTuple
 from guardrun.model import Claim, Grant, Recorded
 
@@ -38,14 +39,10 @@ if TYPE_CHECKING:
 _NEVER = float("inf")
 _IDLE = 0.25
 """s that a connection is kept after its last use: a fleet's jobs must not sit on connections"""
-_UNASKED = 5.0
-"""s that one request may take that nobody waits for"""
 _FIRST_WORD = 1.0
 """s that the ledger has the keeper's ear before the lock is given back"""
 _LAST_WORD = 60.0
 """s to record what the supervisor could not wait for, or its own death kept it from"""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
-"""s"""
 
 
 class Stores(NamedTuple):
@@ -130,7 +127,12 @@ class Keeper:
             if fd is not None:
                 poll.register(fd, select.POLLIN)
         self._timer.set(min(self._claim_at, self._place_at, self._idle_at))
+        held = [holding for holding in (self._claim, self._place) if holding is not None]
+        for holding in held:
+            holding.sleep()
         ready = {fd for fd, _ in poll.poll()}
+        for holding in held:
+            holding.work()
         if leases is not None and ready & {woken, lost}:
             leases.drain()
             if woken in ready and self._place is None:
@@ -145,11 +147,15 @@ class Keeper:
 
     def _idle(self) -> None:
         self._idle_at = _NEVER
-        if self._stores.ledger is not None:
-            self._stores.ledger.idle()
+        ledger, leases, together = self._stores.ledger, self._stores.leases, self._stores.together
+        # Who waits for the place shall not wait for a connection to be made for its release: that
+        # is the ledger's where the release goes with the outcome.
+        awaited = self._place is not None and leases is not None and leases.awaited
+        if ledger is not None and not (awaited and together):
+            ledger.idle()
         waits = self._wanted is not None and self._place is None
-        if self._stores.leases is not None and not waits:
-            self._stores.leases.idle()
+        if leases is not None and not waits and (together or not awaited):
+            leases.idle()
 
     # ------------------------------------------------------------ what the supervisor wants
 
@@ -160,7 +166,7 @@ class Keeper:
                 self._supervisor.send(self._answer(serial, asked, due))
             case messages.Note(run, key):
                 try:
-                    self._begin(messages.Begin(run, key), kernel.now() + _UNASKED)
+                    self._begin(messages.Begin(run, key), kernel.now() + UNASKED)
                 except GuardrunError:
                     # The outcome is stored as a whole; the row is for who looks meanwhile.
                     self._run, self._claim = run, self._new_claim(run)
@@ -348,16 +354,19 @@ class Keeper:
     def _tell_the_rest(self) -> None:
         """Have recorded what was not, so that the key need not lapse; give the lock back."""
         tell = self._last_word()
-        told = tell is None or self._insist(tell, _FIRST_WORD)
+        told = tell is None or insist(tell, _FIRST_WORD, self._rng)
         if self._wanted is not None and kernel.now() < self._term.warn_at:
             proved = kernel.now() < self._term.lock.term_at
-            self._insist(self._give, min(_LAST_WORD, self._wanted.ttl) if proved else _FIRST_WORD)
+            seconds = min(_LAST_WORD, self._wanted.ttl) if proved else _FIRST_WORD
+            insist(self._give, seconds, self._rng)
         if tell is not None and not told:
-            self._insist(tell, _LAST_WORD)
+            insist(tell, _LAST_WORD, self._rng)
         spool = self._stores.spool
         if spool is not None and spool.late():
-            self._insist(
-                lambda _: spool.complete(self._ledger, kernel.now() + _LAST_WORD), _LAST_WORD
+            insist(
+                lambda _: spool.complete(self._ledger, kernel.now() + _LAST_WORD),
+                _LAST_WORD,
+                self._rng,
             )
 
     def _last_word(self) -> Callable[[float], object] | None:
@@ -376,24 +385,6 @@ class Keeper:
                 self._ledger.give_back(run, due)
 
         return tell
-
-    def _insist(self, tell: Callable[[float], object], seconds: float) -> bool:
-        """Tell a store something, jittered, for so long; False when it has not heard it."""
-        last = kernel.now() + seconds
-        pause = _FIRST_PAUSE
-        poll = select.poll()
-        poll.register(self._timer.fd, select.POLLIN)
-        while (now := kernel.now()) < last:
-            try:
-                tell(min(now + _UNASKED, last))
-                return True
-            except StoreUnavailable:
-                self._timer.set(kernel.now() + self._rng.uniform(0, pause))
-                poll.poll()
-                pause = min(2 * pause, _LONGEST_PAUSE)
-            except (GuardrunError, ValueError, OverflowError):
-                return True  # no asking again helps: the spool has it, and the ttl does the rest
-        return False
 
 
 def _public(error: GuardrunError) -> str:

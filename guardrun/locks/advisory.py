@@ -51,6 +51,11 @@ class AdvisoryLeases:
         """As in the lease table, where it is kept."""
         return self._session.fsync
 
+    @property
+    def awaited(self) -> bool:
+        """The session stays in any case."""
+        return False
+
     def acquire(self, wanted: LeaseRequest, wait: bool, due: float) -> Grant | Waiting:
         """Take a place, or be in the queue.
 
@@ -69,7 +74,7 @@ class AdvisoryLeases:
             "numbers": [number(wanted.lock, slot) for slot in range(1, wanted.slots + 1)],
             "backend": self._session.pid,
         }
-        said = ask(self._session, due, SCHEME, wanted, values)
+        said, _ = ask(self._session, due, SCHEME, wanted, values)
         if isinstance(said, Waiting):
             if wait:
                 self._waiting.add(wanted.token)

@@ -30,11 +30,17 @@ class PostgresLeases:
     def __init__(self, url: str) -> None:
         self._session = Session(url)
         self._waiting: set[str] = set()
+        self._awaited = False
 
     @property
     def fence_durable(self) -> bool | None:
         """Commits are waited for; whether they are on the disk then is the server's ``fsync``."""
         return self._session.fsync
+
+    @property
+    def awaited(self) -> bool:
+        """Whether there was a queue at the grant, or at the last renewal."""
+        return self._awaited
 
     def acquire(self, wanted: LeaseRequest, wait: bool, due: float) -> Grant | Waiting:
         """Take a place, or be in the queue. Raises ``ConfigError``, ``StoreUnavailable``."""
@@ -59,7 +65,9 @@ class PostgresLeases:
         """Extend the lease to a full ttl from now; False when it has lapsed or is another's."""
         check(wanted)
         values = {"token": wanted.token, "ttl_us": _us(wanted.ttl)}
-        return bool(decide(self._session, due, SCHEME, wanted.lock, "renew", values))
+        renewed = decide(self._session, due, SCHEME, wanted.lock, "renew", values)
+        self._awaited = renewed == [(True,)]
+        return bool(renewed)
 
     def release(self, wanted: LeaseRequest, due: float) -> bool:
         """Give the place back and wake who is next; with ``min_hold`` it stays taken till then."""
@@ -107,7 +115,8 @@ class PostgresLeases:
             "numbers": None,
             "backend": None,
         }
-        return ask(self._session, due, SCHEME, wanted, values)
+        said, self._awaited = ask(self._session, due, SCHEME, wanted, values)
+        return said
 
 
 # ---------------------------------------------------------------- shared with advisory locks
@@ -128,8 +137,11 @@ def asking(session: Session, wanted: LeaseRequest, wait: bool) -> dict[str, Any]
 
 def ask(
     session: Session, due: float, scheme: str, wanted: LeaseRequest, values: dict[str, Any]
-) -> Grant | Waiting:
-    """Ask for a place. Raises ``ConfigError`` for another number of slots than the lock has."""
+) -> tuple[Grant | Waiting, bool]:
+    """Ask for a place; and whether others wait for one.
+
+    Raises ``ConfigError`` for another number of slots than the lock has.
+    """
     name, raw = shown(wanted.lock), coded(wanted.lock)
     known = {
         "scheme": scheme,
@@ -138,16 +150,16 @@ def ask(
         "slots": wanted.slots,
     }
     (said,) = decide(session, due, scheme, wanted.lock, "acquire", values, known)
-    fence, since, agreed, slots, pause, owners, job_ids, moments = said
+    fence, since, agreed, slots, pause, awaited, owners, job_ids, moments = said
     if fence is not None:
-        return Grant(wanted.lock, fence, since)
+        return Grant(wanted.lock, fence, since), awaited
     if not agreed:
         raise ConfigError(
             f"the lock {wanted.lock!r} is held with --slots {slots}, not --slots {wanted.slots}: "
             "all users of a lock must give the same number"
         )
     holders = zip(owners, job_ids, moments, strict=True)
-    return Waiting(tuple(Holder(*holder) for holder in holders), pause)
+    return Waiting(tuple(Holder(*holder) for holder in holders), pause), awaited
 
 
 def decide(

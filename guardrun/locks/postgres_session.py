@@ -118,6 +118,7 @@ class Session:
         self.pooled = not self.pid
         if not self.pooled:
             self._say(due, SQL["settle"])
+            self._connection(due).prepare_threshold = 0
         return not self.pooled
 
     def listen(self, due: float) -> bool:

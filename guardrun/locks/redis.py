@@ -71,6 +71,11 @@ class RedisLeases:
         """
         return self._durable
 
+    @property
+    def awaited(self) -> bool:
+        """A connection is made in a millisecond: none is kept for that."""
+        return False
+
     def acquire(self, wanted: LeaseRequest, wait: bool, due: float) -> Grant | Waiting:
         """Take a place, in one atomic step; with ``wait``, a no means to be in the queue.
 

@@ -49,10 +49,24 @@ def test_three_renewals_can_fail_before_command_is_told_to_stop(
     assert sent + 3 * ttl / 4 + lease.patience(ttl) <= granted.term_at + slack or ttl < 16
 
 
-@given(TTLS)
-def test_a_request_takes_one_to_three_seconds_at_most(ttl: float) -> None:
-    """A renewal waits a twentieth of the ttl for the store, within bounds."""
-    assert 1 <= lease.patience(ttl) <= 3
+@given(TTLS, st.integers(0, 1000))
+def test_a_request_takes_one_to_three_seconds_at_most(ttl: float, unanswered: int) -> None:
+    """A renewal waits a twentieth of the ttl, longer for a slow store, within bounds."""
+    assert 1 <= lease.patience(ttl) <= lease.patience(ttl, unanswered) <= 3
+    assert lease.patience(ttl, 2) == min(3.0, 4 * lease.patience(ttl))
+
+
+@given(TTLS, SENT, GRACES, st.randoms(use_true_random=False))
+def test_a_stopped_keeper_is_replaced_in_time_to_renew(
+    ttl: float, sent: float, grace: float, rng: random.Random
+) -> None:
+    """Who does not wake up to renew is found out sooner than who hangs, with time for two more."""
+    granted = lease.Lease(ttl, sent, grace)
+    renew_at = lease.next_renewal(granted, rng)
+    late_at = lease.late_at(ttl, renew_at)
+    assert renew_at + 1 <= late_at < lease.overdue_at(granted, renew_at)
+    spent = late_at + 2 * lease.patience(ttl)
+    assert lease.next_try(granted, spent, rng) < granted.term_at
 
 
 def test_the_figures_of_a_minute() -> None:

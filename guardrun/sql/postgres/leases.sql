@@ -23,12 +23,13 @@ COMMIT
 
 -- name: settle
 -- For a session of our own: the server finds out soon when we are gone, and does not end a session
--- for being quiet. What this server has no name for is left out.
+-- for being quiet. Statements are prepared there, and planning the larger ones takes longer than
+-- running them: a handoff shall not wait for that. What this server has no name for is left out.
 SELECT set_config(name, wanted.value, false)
   FROM pg_catalog.pg_settings
   JOIN (VALUES ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'),
                ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '15000'),
-               ('idle_session_timeout', '0')) AS wanted (setting, value)
+               ('idle_session_timeout', '0'), ('plan_cache_mode', 'force_generic_plan')) AS wanted (setting, value)
     ON wanted.setting = name
 
 -- name: listen
@@ -156,6 +157,7 @@ WITH moment AS MATERIALIZED (
 )
 SELECT said.fence, extract(epoch FROM said.since)::float8, agreed.yes, state.slots,
        greatest(pause.seconds, %(late)s)::float8,
+       EXISTS (SELECT FROM queue WHERE token <> %(token)s),
        ARRAY (SELECT owner FROM taken ORDER BY since, slot LIMIT 10),
        ARRAY (SELECT job_id FROM taken ORDER BY since, slot LIMIT 10),
        ARRAY (SELECT extract(epoch FROM since)::float8 FROM taken ORDER BY since, slot LIMIT 10)
@@ -201,11 +203,12 @@ UPDATE guardrun.lease_waiters
  WHERE lease_id = %(id)s AND token = %(token)s
 
 -- name: renew
+-- One row, if it is ours; true in it when somebody waits.
 UPDATE guardrun.lease_holders
    SET expires_at = clock_timestamp() + %(ttl_us)s * interval '1 microsecond'
  WHERE lease_id = %(id)s AND token = %(token)s AND expires_at > clock_timestamp()
    AND number IS NULL
-RETURNING true
+RETURNING EXISTS (SELECT FROM guardrun.leases_queue WHERE lease_id = %(id)s)
 
 -- name: release
 -- Asked for again after a lost answer, it says no, and changes nothing.
