@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 GUARDRUN = (sys.executable, "-m", "guardrun")
+GENTLY = ("nice", "-n", "19", *GUARDRUN)
+"""A hundred at once must not starve the tests beside them."""
 
 _JOB = """#!/bin/sh
 # Says that it runs, and then does what $ACT says.

@@ -56,11 +56,10 @@ class Holding:
 
         Takes no longer than until ``others``, when something else must be renewed.
         """
-        patience = lease.patience(self._ttl, self._unanswered)
         for _ in range(_TRIES):
             sent_at = kernel.now()
             try:
-                ours = self._ask(min(sent_at + patience, spared(others)))
+                ours = self._ask(min(sent_at + self._patience(sent_at), spared(others)))
             except StoreUnavailable:
                 continue
             if ours:
@@ -74,6 +73,15 @@ class Holding:
         self._overdue_at = lease.overdue_at(tried, self.renew_at, self._unanswered)
         self.work()
         return None
+
+    def _patience(self, now: float) -> float:
+        """How long to wait for an answer, in seconds; no longer than it can change something.
+
+        After the term COMMAND is being stopped, and its outcome wants to be recorded.
+        """
+        least = lease.patience(self._ttl)
+        left = _NEVER if self._row is None else self._row.term_at - now
+        return min(lease.patience(self._ttl, self._unanswered), max(left, least))
 
     def sleep(self) -> None:
         """The keeper has nothing to do before ``renew_at``, or before somebody wants something."""

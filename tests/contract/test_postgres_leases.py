@@ -523,6 +523,26 @@ def test_no_connection_is_kept_but_to_be_woken(
     eventually(lambda: not sessions(store), what="no connection is left")
 
 
+def test_a_holder_knows_whether_it_is_awaited(
+    store: PostgresStore, opened: Callable[..., Leases]
+) -> None:
+    """From its grant, or else from its next renewal on, and until nobody waits any more."""
+    first, second, third = (opened(PostgresLeases, store.url) for _ in range(3))
+    own, one, other = wanted(), wanted(), wanted()
+    granted(first.acquire(own, False, due()))
+    assert not first.awaited
+    busy(second.acquire(one, True, due()))
+    assert first.renew(own, due())
+    assert first.awaited
+    busy(third.acquire(other, True, due()))
+    assert first.release(own, due())
+    granted(second.acquire(one, True, due()))
+    assert second.awaited
+    third.leave(other, due())
+    assert second.renew(one, due())
+    assert not second.awaited
+
+
 def test_rows_are_used_again(store: PostgresStore, opened: Callable[..., Leases]) -> None:
     """However often a lock is waited for and taken, nothing has to be deleted."""
     leases = [opened(PostgresLeases, store.url) for _ in range(3)]

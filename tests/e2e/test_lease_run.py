@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import servers
-from fleet import fleet_host
+from fleet import ask, fleet_host
 from lease_fleet import (
     LEASE,
     LONGEST_RENEWAL,
@@ -30,6 +30,7 @@ from lease_fleet import (
 )
 from lease_stores import STORES, due, lock_name, request
 from support import (
+    GENTLY,
     GUARDRUN,
     Host,
     alive,
@@ -46,8 +47,6 @@ from test_terminal import CTRL_Z, Shell
 
 from guardrun.postgres.schema import migrate
 
-GENTLY = ("nice", "-n", "10", *GUARDRUN)
-"""Many at once must not starve the tests beside them."""
 PROMPT = 2.0
 """s until the next holder starts, on a busy machine; what is promised is half a second"""
 TTL = 10.0
@@ -207,6 +206,25 @@ def handed_over(process: subprocess.Popen[bytes], host: Host) -> float:
     let_go(process)
     eventually(lambda: len(host.executions()) > before, 30, "the next holder")
     return took(begun)
+
+
+def test_a_connection_is_kept_for_who_waits(tmp_path: Path, lock: str) -> None:
+    """Between renewals a holder has none, unless somebody waits for what it holds."""
+    sessions = (
+        "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database()"
+        "   AND application_name = 'guardrun'"
+    )
+    idle = sessions + " AND clock_timestamp() - state_change > interval '1 s'"
+    with contextlib.closing(LeaseFleet.shared("postgres", tmp_path)) as fleet:
+        host = fleet.host()
+
+        first = host.hold(*SHORT, "--lock", lock)
+        eventually(lambda: fleet.places(lock))
+        eventually(lambda: ask(fleet.direct, sessions)[0]["n"] == 0, 20, "no session")
+        second = host.start(*SHORT, "--lock", lock, "-w", "1m", "--", "true")
+        eventually(lambda: ask(fleet.direct, idle)[0]["n"] == 2, 20, "the waiter's and another")
+        assert finish(first).code == 0
+        assert finish(second).code == 0
 
 
 def test_a_wait_that_runs_out(fleet: LeaseFleet, lock: str) -> None:

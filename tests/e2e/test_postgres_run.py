@@ -12,10 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import servers
 from fleet import FleetHost, ask, fleet_host, settled, transaction
-from support import GUARDRUN, Host, eventually, finish, no_survivors, sleepers, stubborn_tree
-
-GENTLY = ("nice", "-n", "10", *GUARDRUN)
-"""A hundred at once must not starve the tests beside them."""
+from support import GENTLY, Host, eventually, finish, no_survivors, sleepers, stubborn_tree
 
 
 @pytest.fixture
