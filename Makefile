@@ -30,7 +30,7 @@ install: $(VENV)/.stamp
 
 test: $(VENV)/.stamp
 	$(BIN)/python -m compileall -q guardrun
-	$(BIN)/python -m pytest -n $(WORKERS) tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests
 
 # Where a server is missing, the tests that need it say so, and name this.
 servers: $(VENV)/.stamp
