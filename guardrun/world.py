@@ -133,13 +133,21 @@ def _keeper(
     from guardrun.term import Bond, Term
 
     def connect() -> Stores:  # called in the keeper, so that only it loads the drivers
-        leases = None if lease_url is None else open_leases(lease_url)
+        leases = None if lease_url in (None, ledger_url) else open_leases(lease_url)
         if not _is_remote(ledger_url):
             return Stores(None, None, leases, together=False)
         from guardrun.ledger.postgres import PostgresLedger
+        from guardrun.postgres.connection import BOTH, LEDGER
+        from guardrun.postgres.session import Session
 
-        ledger = PostgresLedger(ledger_url, time.time, plan.key.claim_ttl)
-        return Stores(ledger, spool, leases, together=lease_url == ledger_url)
+        together = lease_url == ledger_url
+        session = Session(ledger_url, BOTH if together else LEDGER)
+        if together:
+            from guardrun.locks.postgres import PostgresLeases
+
+            leases = PostgresLeases(ledger_url, session)
+        ledger = PostgresLedger(ledger_url, time.time, plan.key.claim_ttl, session)
+        return Stores(ledger, spool, leases, together)
 
     on_lease_loss = "stop" if plan.lock is None else plan.lock.on_lease_loss
     ours, wardens = channel.pair()

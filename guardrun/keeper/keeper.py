@@ -52,7 +52,8 @@ class Stores(NamedTuple):
     spool: Spool | None
     leases: LeaseStore | None
     together: bool
-    """leases and ledger are one database: outcome and release are one transaction"""
+    """leases and ledger are one database, and use one connection: outcome and release are one
+    transaction"""
 
 
 class Terms(NamedTuple):
@@ -147,15 +148,15 @@ class Keeper:
 
     def _idle(self) -> None:
         self._idle_at = _NEVER
-        ledger, leases, together = self._stores.ledger, self._stores.leases, self._stores.together
-        # Who waits for the place shall not wait for a connection to be made for its release: that
-        # is the ledger's where the release goes with the outcome.
-        awaited = self._place is not None and leases is not None and leases.awaited
-        if ledger is not None and not (awaited and together):
-            ledger.idle()
-        waits = self._wanted is not None and self._place is None
-        if leases is not None and not waits and (together or not awaited):
-            leases.idle()
+        if self._stores.ledger is not None and not self._stores.together:
+            self._stores.ledger.idle()
+        leases = self._stores.leases
+        if leases is not None:
+            waits = self._wanted is not None and self._place is None
+            # Who waits for the place shall not wait for a connection to be made for its release.
+            awaited = self._place is not None and leases.awaited
+            if not waits and not awaited:
+                leases.idle()
 
     # ------------------------------------------------------------ what the supervisor wants
 

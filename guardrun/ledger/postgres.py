@@ -12,8 +12,6 @@ from __future__ import annotations
 import datetime
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-
 from guardrun import kernel, sql
 from guardrun.chance import Chance
 from guardrun.digest import sha256
@@ -32,8 +30,8 @@ from guardrun.ledger.rows import (
 from guardrun.ledger.text import plain
 from guardrun.model import FOREVER, Claim, Recorded
 from guardrun.postgres import leases
-from guardrun.postgres import schema as postgres_schema
-from guardrun.postgres.connection import connect, unavailable
+from guardrun.postgres.connection import LEDGER
+from guardrun.postgres.session import STATEMENT, Session, Unstorable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,20 +39,14 @@ if TYPE_CHECKING:
     from psycopg.abc import Params
 
     from guardrun.model import Budget, KeySpec, LeaseRequest, Outcome, Refusal, Run
-    from guardrun.postgres.connection import Connection
-
-    Rows = list[tuple[Any, ...]]
-
 _SQL = sql.statements("postgres", "run")
 
 _PATIENCE = 30.0
 """s for a call without a ``due``"""
 _SLOW_LINK = 64 * 1024
 """bytes a second that any link is expected to carry"""
-_STATEMENT, _UPKEEP = 5.0, 25.0
-"""s that one statement may take at most"""
-_IDLE_IN_TRANSACTION = 10.0
-"""s until the server ends a transaction that a frozen client left open"""
+_UPKEEP = 25.0
+"""s that one statement of that may take at most"""
 _NAP = 2.0
 _AGES = 10_000 * 365.25 * 86400
 """s; a success that lasts longer than timestamps do lasts forever"""
@@ -66,21 +58,27 @@ class PostgresLedger:
 
     ``now`` reads this host's clock, in seconds since 1970: only to tell how long ago something
     was. A claim is good for ``claim_ttl`` seconds after it was made or renewed. Nothing is
-    connected before it is needed; after a failure the next call connects again.
+    connected before it is needed; after a failure the next call connects again. ``session``: one
+    to that database that its leases use as well.
     """
 
-    def __init__(self, url: str, now: Callable[[], float], claim_ttl: float = 900.0) -> None:
-        self._url = url
+    def __init__(
+        self,
+        url: str,
+        now: Callable[[], float],
+        claim_ttl: float = 900.0,
+        session: Session | None = None,
+    ) -> None:
         self._now = now
         self._claim_ttl_us = microseconds(claim_ttl)
-        self._open: Connection | None = None
+        self._session = session or Session(url, LEDGER)
 
     # ------------------------------------------------------------ the port
 
     def prepare(self, due: float) -> None:
         """Connect, if that can be done now."""
         try:
-            self._connection(due)
+            self._session.connect(due)
         except StoreUnavailable:
             pass
 
@@ -88,23 +86,23 @@ class PostgresLedger:
         """Check ``run.needs``, claim ``run.key`` and store the run as running: one statement."""
         values = self._begin_values(run, key)
         name = "begin_run" if run.key is None else "claim"
-        (found,) = self._transact(due, (_SQL[name], values))
+        (found,) = self._session.transact(due, (_SQL[name], values))
         if found:
             return Claim(None if run.key is None else run.token, interrupted=found[0][0])
         return self._explain(run, key, due)
 
     def renew(self, run: Run, due: float) -> bool:
         """Extend the claim (without a key: the run's row); False when it is not ours any more."""
-        ((claim, row),) = self._transact(due, (_SQL["renew"], self._own(run)))[0]
+        ((claim, row),) = self._session.transact(due, (_SQL["renew"], self._own(run)))[0]
         return bool(row if run.key is None else claim)
 
     def interrupt(self, run: Run, due: float) -> None:
         """Record that the run was cut off, and nothing of COMMAND is alive."""
-        self._transact(due, (_SQL["interrupt"], self._own(run) | {"cut_off": CUT_OFF}))
+        self._session.transact(due, (_SQL["interrupt"], self._own(run) | {"cut_off": CUT_OFF}))
 
     def give_back(self, run: Run, due: float) -> None:
         """Free the key of a claim under which nothing was executed."""
-        self._transact(due, (_SQL["give_back"], self._own(run)))
+        self._session.transact(due, (_SQL["give_back"], self._own(run)))
 
     def spend_retry(self, run: Run, budget: Budget, due: float = FOREVER) -> bool:
         """Count one retry of ``run.job`` in a sliding window, if the budget has one left."""
@@ -118,7 +116,9 @@ class PostgresLedger:
             "retries": budget.retries,
         }
         # The lock has to be a statement of its own: what a statement sees is settled at its start.
-        _, spent = self._transact(due, (_SQL["lock_budget"], values), (_SQL["spend"], values))
+        _, spent = self._session.transact(
+            due, (_SQL["lock_budget"], values), (_SQL["spend"], values)
+        )
         return bool(spent)
 
     def finish(self, outcome: Outcome, due: float = FOREVER) -> bool:
@@ -148,10 +148,10 @@ class PostgresLedger:
         # A large output takes its time, on the way and in one statement.
         slow = sum(map(len, outcome.captured or ())) / _SLOW_LINK
         try:
-            found = self._transact(due, *statements, longest=_STATEMENT + slow)[at]
+            found = self._session.transact(due, *statements, longest=STATEMENT + slow)[at]
             if not found:  # another process has just recorded it
-                (found,) = self._transact(due, (_SQL["as_recorded"], values))
-        except _Unstorable as error:
+                (found,) = self._session.transact(due, (_SQL["as_recorded"], values))
+        except Unstorable as error:
             raise ValueError(str(error)) from error
         stale, lease_lost = found[0]
         return Recorded(not stale, outcome.lease_lost or not lease_lost)
@@ -162,18 +162,16 @@ class PostgresLedger:
 
     def stored_output(self, key: str, due: float = FOREVER) -> tuple[bytes, bytes] | None:
         """What the run that succeeded for ``key`` wrote, if it was captured."""
-        (found,) = self._transact(due, (_SQL["stored_output"], {"key_id": _key_id(key)}))
+        (found,) = self._session.transact(due, (_SQL["stored_output"], {"key_id": _key_id(key)}))
         return (bytes(found[0][0]), bytes(found[0][1])) if found else None
 
     def idle(self) -> None:
         """Let go of the connection until it is needed again."""
-        held, self._open = self._open, None
-        if held is not None:
-            held.close()
+        self._session.close_connection()
 
     def close(self) -> None:
-        """Let go of the connection."""
-        self.idle()
+        """Let go of everything."""
+        self._session.close()
 
     # ------------------------------------------------------------ upkeep
 
@@ -190,7 +188,7 @@ class PostgresLedger:
 
         def delete(name: str, age: float, batch: int, **more: str) -> int:
             values = {"age_us": microseconds(min(age, _AGES)), "batch": batch, **more}
-            (found,) = self._transact(due, (texts[name], values), longest=_UPKEEP)
+            (found,) = self._session.transact(due, (texts[name], values), longest=_UPKEEP)
             return int(found[0][0])
 
         gone = delete("runs", runs_older, batch)
@@ -262,7 +260,7 @@ class PostgresLedger:
         """Why nothing was claimed; from a look of its own, so it may find that all is well now."""
         wanted = [*run.needs, *([] if run.key is None else [run.key])]
         ids = {_key_id(name): name for name in wanted}
-        (rows,) = self._transact(due, (_SQL["keys"], {"ids": list(ids)}))
+        (rows,) = self._session.transact(due, (_SQL["keys"], {"ids": list(ids)}))
         found = {ids[row[0]]: Found(*row[1:]) for row in rows}
         for needed in run.needs:
             said = unmet(needed, found.get(needed))
@@ -274,55 +272,6 @@ class PostgresLedger:
         if one is not None and not _is_free(one, run, key):
             return refused(one, run, key)
         raise StoreUnavailable(f"the key {run.key!r} is just changing hands; try again")
-
-    # ------------------------------------------------------------ the connection
-
-    def _connection(self, due: float) -> Connection:
-        if self._open is None:
-            fresh = connect(self._url, min(due, kernel.now() + _PATIENCE))
-            try:
-                postgres_schema.check(fresh, self._url)
-            except BaseException as error:
-                fresh.close()
-                if isinstance(error, psycopg.Error):
-                    raise unavailable(self._url, error) from None
-                raise
-            self._open = fresh
-        return self._open
-
-    def _transact(
-        self, due: float, *statements: tuple[str, Params], longest: float = _STATEMENT
-    ) -> list[Rows]:
-        """One transaction, in one round trip: the rows of each statement.
-
-        When this raises, it may have been committed all the same.
-        """
-        due = min(due, kernel.now() + _PATIENCE + longest)
-        connection = self._connection(due)
-        connection.due = due
-        limit = max(min(longest, due - kernel.now()), 0.1)
-        limits = {
-            "lock_ms": _ms(min(limit, _STATEMENT) * 0.8),
-            "statement_ms": _ms(limit),
-            "idle_ms": _ms(_IDLE_IN_TRANSACTION),
-        }
-        try:
-            with connection.pipeline():
-                connection.execute(_SQL["begin"])
-                connection.execute(_SQL["limits"], limits)
-                cursors = [connection.execute(*statement) for statement in statements]
-                connection.execute(_SQL["commit"])
-            return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
-        except psycopg.Error as error:
-            # In whatever state it is: after an error nobody relies on it.
-            self.idle()
-            if isinstance(error, psycopg.DataError):
-                raise _Unstorable(str(unavailable(self._url, error))) from None
-            raise unavailable(self._url, error) from None
-
-
-class _Unstorable(StoreUnavailable):
-    """A value that the database has no room for."""
 
 
 def _is_free(found: Found, run: Run, key: KeySpec) -> bool:
@@ -366,7 +315,3 @@ def _ttl_us(seconds: float) -> int | None:
 
 def _ago_us(now: float, instant: float) -> int:
     return microseconds(min(max(now - instant, 0.0), _AGES))
-
-
-def _ms(seconds: float) -> str:
-    return str(int(seconds * 1000))

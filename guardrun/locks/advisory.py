@@ -20,10 +20,11 @@ from guardrun.digest import sha256
 from guardrun.errors import UsageError
 from guardrun.locks.lease import check
 from guardrun.locks.postgres import ask, asking, decide, taken
-from guardrun.locks.postgres_session import Session
 from guardrun.locks.stores import ADVISORY, database_url
 from guardrun.model import Place, Waiting
+from guardrun.postgres.connection import LEASES
 from guardrun.postgres.leases import SQL, coded, identity
+from guardrun.postgres.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,7 @@ class AdvisoryLeases:
     """The ``LeaseStore`` port over advisory locks of one session; ``ttl`` means nothing here."""
 
     def __init__(self, url: str) -> None:
-        self._session = Session(database_url(url))
+        self._session = Session(database_url(url), LEASES)
         self._waiting: set[str] = set()
         self._held: dict[str, int] = {}
         """which session each token's lock is in, by how many were lost before it"""

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from guardrun.errors import ConfigError
 from guardrun.locks.lease import LONGEST_HOLD, check
-from guardrun.locks.postgres_session import Session
 from guardrun.model import Grant, Holder, Place, Waiting
 from guardrun.postgres import leases
+from guardrun.postgres.connection import LEASES
 from guardrun.postgres.leases import SCHEME, SQL, coded, identity
+from guardrun.postgres.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,10 +26,13 @@ if TYPE_CHECKING:
 
 
 class PostgresLeases:
-    """The ``LeaseStore`` port over the database at ``url``, whose schema exists."""
+    """The ``LeaseStore`` port over the database at ``url``, whose schema exists.
 
-    def __init__(self, url: str) -> None:
-        self._session = Session(url)
+    ``session``: one to it that a ledger in the same database uses as well.
+    """
+
+    def __init__(self, url: str, session: Session | None = None) -> None:
+        self._session = session or Session(url, LEASES)
         self._waiting: set[str] = set()
         self._awaited = False
 

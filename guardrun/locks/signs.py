@@ -14,9 +14,9 @@ from guardrun.locks.stores import database_url
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from guardrun.locks.postgres_session import Session
     from guardrun.locks.redis_connection import Connection
     from guardrun.locks.redis_sentinel import Guided
+    from guardrun.postgres.session import Session
 
 
 class Signs(Protocol):
@@ -36,9 +36,10 @@ def open_signs(url: str) -> Signs:
     """The signs in the store at ``url``; nothing is connected yet."""
     scheme = url.partition(":")[0]
     if scheme.startswith("postgresql"):
-        from guardrun.locks.postgres_session import Session
+        from guardrun.postgres.connection import LEASES
+        from guardrun.postgres.session import Session
 
-        return _PostgresSigns(scheme, Session(database_url(url)))
+        return _PostgresSigns(scheme, Session(database_url(url), LEASES))
     from guardrun.locks import redis_sentinel
     from guardrun.locks.redis_connection import Connection
 

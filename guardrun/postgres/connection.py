@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from psycopg.abc import RV, PQGen
 
-LEDGER, LEASES = "ledger", "lease store"
+LEDGER, LEASES, BOTH = "ledger", "lease store", "ledger and lease store"
 """what a server may be to us"""
 
 _CONNECT_WAIT = 5.0

@@ -1157,18 +1157,19 @@ def test_nothing_outlives_a_transaction(store: PostgresStore) -> None:
     """Settings of ours are gone with it, so a pooler may give the connection to anybody."""
     ledger = store.open()
     claimed(ledger.begin(make_run("k"), K))
-    assert ledger._open is not None
+    connection = ledger._session._open
+    assert connection is not None
     for name in (
         "lock_timeout",
         "statement_timeout",
         "idle_in_transaction_session_timeout",
         "synchronous_commit",
     ):
-        (found,) = ledger._open.execute(
+        (found,) = connection.execute(
             "SELECT setting = reset_val FROM pg_settings WHERE name = %s", (name,)
         ).fetchall()
         assert found == (True,), name
-    ((prepared,),) = ledger._open.execute("SELECT count(*) FROM pg_prepared_statements").fetchall()
+    ((prepared,),) = connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchall()
     assert prepared == 0
 
 

@@ -208,21 +208,25 @@ def handed_over(process: subprocess.Popen[bytes], host: Host) -> float:
     return took(begun)
 
 
-def test_a_connection_is_kept_for_who_waits(tmp_path: Path, lock: str) -> None:
-    """Between renewals a holder has none, unless somebody waits for what it holds."""
+@pytest.mark.parametrize("together", [False, True])
+def test_a_connection_is_kept_for_who_waits(tmp_path: Path, lock: str, together: bool) -> None:
+    """Between renewals a holder has none, unless somebody waits for what it holds.
+
+    No run has more than one, also where its ledger is in that database.
+    """
     sessions = (
         "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database()"
         "   AND application_name = 'guardrun'"
     )
     idle = sessions + " AND clock_timestamp() - state_change > interval '1 s'"
     with contextlib.closing(LeaseFleet.shared("postgres", tmp_path)) as fleet:
-        host = fleet.host()
-
-        first = host.hold(*SHORT, "--lock", lock)
+        host = fleet.host("one", **({"GUARDRUN_LEDGER_URL": fleet.url} if together else {}))
+        first = host.hold(*SHORT, "--lock", lock, "--key", "one")
         eventually(lambda: fleet.places(lock))
         eventually(lambda: ask(fleet.direct, sessions)[0]["n"] == 0, 20, "no session")
-        second = host.start(*SHORT, "--lock", lock, "-w", "1m", "--", "true")
+        second = host.start(*SHORT, "--lock", lock, "--key", "two", "-w", "1m", "--", "true")
         eventually(lambda: ask(fleet.direct, idle)[0]["n"] == 2, 20, "the waiter's and another")
+        assert ask(fleet.direct, sessions)[0]["n"] == 2
         assert finish(first).code == 0
         assert finish(second).code == 0
 

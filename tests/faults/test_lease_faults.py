@@ -119,7 +119,13 @@ def lives(case: Case) -> str | None:
 
 def lives_unless_told(case: Case) -> str | None:
     """Either COMMAND was told to stop, and is dead in time; or it was left alone."""
-    return lives(case) if case.told_at is None else dies_in_time(case)
+    if case.told_at is None:
+        return lives(case)
+    if case.good_until is None and case.granted is not None:
+        # The store was in reach again, and has been given the lease back before we could ask it
+        # how long that would have lasted. What comes after COMMAND's death has no margin to keep.
+        return "the lock was granted while COMMAND was alive" if case.overlapped else is_lost(case)
+    return dies_in_time(case)
 
 
 def dies_with_guardrun(case: Case) -> str | None:

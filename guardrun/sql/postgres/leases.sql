@@ -1,40 +1,6 @@
--- What a run says to a lease store in Postgres. One transaction a verb: "begin", "limits", what the
--- verb says, "commit", all in one round trip. "lock" comes before every decision, in a statement of
--- its own, because what a statement sees is settled when it starts. clock_timestamp(), not now():
--- the row lock may have been waited for.
-
--- name: begin
-BEGIN ISOLATION LEVEL READ COMMITTED
-
--- name: limits
--- For this transaction alone: behind a pooler the next one may be another client's, and the
--- server's process another one than libpq was told of.
-SELECT pg_backend_pid(),
-       current_setting('fsync')::boolean,
-       set_config('lock_timeout', %(lock_ms)s, true),
-       set_config('statement_timeout', %(statement_ms)s, true),
-       set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true),
-       set_config('synchronous_commit',
-                  CASE current_setting('synchronous_commit')
-                       WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true)
-
--- name: commit
-COMMIT
-
--- name: settle
--- For a session of our own: the server finds out soon when we are gone, and does not end a session
--- for being quiet. Statements are prepared there, and planning the larger ones takes longer than
--- running them: a handoff shall not wait for that. What this server has no name for is left out.
-SELECT set_config(name, wanted.value, false)
-  FROM pg_catalog.pg_settings
-  JOIN (VALUES ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'),
-               ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '15000'),
-               ('idle_session_timeout', '0'), ('plan_cache_mode', 'force_generic_plan')) AS wanted (setting, value)
-    ON wanted.setting = name
-
--- name: listen
--- {channel} is ours: letters and digits.
-LISTEN {channel}
+-- What a run says to a lease store in Postgres, a verb a transaction (session.sql). "lock" comes before
+-- every decision, in a statement of its own, because what a statement sees is settled when it
+-- starts. clock_timestamp(), not now(): the row lock may have been waited for.
 
 -- name: register
 INSERT INTO guardrun.leases (id, scheme, name, raw, slots, fence, used_at)

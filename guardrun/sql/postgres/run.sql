@@ -1,26 +1,8 @@
--- What a run says to the ledger in Postgres. Every statement is one decision: it writes, or writes
+-- What a run says to the ledger in Postgres (session.sql stands around it). Every statement is one decision: it writes, or writes
 -- nothing, and what it returns says which. clock_timestamp(), not now(): a row lock may have been
 -- waited for. Locks are taken in one order, key before run. Rows of running runs are found by
 -- job_id and finished_at IS NULL: for result = 'running' the planner may take the index of running
 -- rows, which it thinks are few.
-
--- name: begin
--- Whatever the default of role or database is.
-BEGIN ISOLATION LEVEL READ COMMITTED
-
--- name: limits
--- For this transaction alone: behind PgBouncer the next one may be another client's. The last
--- is how the driver writes arrays.
-SELECT set_config('lock_timeout', %(lock_ms)s, true),
-       set_config('statement_timeout', %(statement_ms)s, true),
-       set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true),
-       set_config('synchronous_commit',
-                  CASE current_setting('synchronous_commit')
-                       WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, true),
-       set_config('array_nulls', 'on', true)
-
--- name: commit
-COMMIT
 
 -- name: claim
 -- The first condition of the WHERE lets a run claim again what it claims already, because a commit

@@ -1,7 +1,8 @@
-"""One connection to a lease store in Postgres: transactions in one round trip, and being woken.
+"""One connection to Postgres: transactions in one round trip, and being woken.
 
 The connection that waits to be told of a free place is the one that asks for it, so a waiter costs
-the server one session. Behind a pooler a session is not ours: libpq was told of another process
+the server one session; and where leases and ledger are one database it is the ledger's, too. Behind
+a pooler a session is not ours: libpq was told of another process
 than the one that answers. Then nothing but a transaction can be relied on, and nobody wakes us.
 """
 
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from guardrun import kernel
+from guardrun import kernel, sql
+from guardrun.errors import StoreUnavailable
 from guardrun.postgres import schema
-from guardrun.postgres.connection import LEASES, answers, connect, unavailable
-from guardrun.postgres.leases import SQL
+from guardrun.postgres.connection import answers, connect, unavailable
 
 if TYPE_CHECKING:
     from psycopg.abc import Params
@@ -26,30 +27,36 @@ if TYPE_CHECKING:
 
     Rows = list[tuple[Any, ...]]
 
+_SQL = sql.statements("postgres", "session")
+
 _PATIENCE = 30.0
 """s for a call that is due later than that"""
-_STATEMENT = 5.0
-"""s that one statement may take at most"""
+STATEMENT = 5.0
+"""s that one statement may take at most, unless it is known to take longer"""
 _IDLE_IN_TRANSACTION = 10.0
 """s until the server ends a transaction that a frozen client left open"""
+
+
+class Unstorable(StoreUnavailable):
+    """A value that the database has no room for."""
 
 
 class Session:
     """What a store has open, at most one connection; made when it is needed.
 
-    ``pooled``: it was found out that sessions are not ours. ``lost`` counts the connections that
-    have ended, whoever ended them.
+    ``store`` is what the server is to us, for messages. ``pooled``: it was found out that sessions
+    are not ours. ``lost`` counts the connections that have ended, whoever ended them.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, store: str) -> None:
         self._url = url
+        self._store = store
         self._open: Connection | None = None
         self._failed: Connection | None = None
         """one that does not answer, and is not closed yet"""
         self._pid = 0
-        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._poll = select.epoll()
-        self._poll.register(self._bell, select.EPOLLIN)
+        self._bell = -1
+        self._poll: select.epoll | None = None
         self.channel = f"guardrun_{os.urandom(8).hex()}"
         self.fsync: bool | None = None
         self.listens = False
@@ -66,33 +73,41 @@ class Session:
     def is_open(self) -> bool:
         return self._open is not None
 
-    def transact(self, due: float, *statements: tuple[str, Params]) -> list[Rows]:
+    def connect(self, due: float) -> None:
+        """Be connected. Raises ``StoreUnavailable``."""
+        self._connection(min(due, kernel.now() + _PATIENCE))
+
+    def transact(
+        self, due: float, *statements: tuple[str, Params], longest: float = STATEMENT
+    ) -> list[Rows]:
         """One transaction, in one round trip: the rows of each statement.
 
-        When this raises ``StoreUnavailable``, it may have been committed all the same, and the
-        connection is gone.
+        ``longest``: seconds that one of them may take. When this raises ``StoreUnavailable``, it
+        may have been committed all the same, and the connection is gone.
         """
-        due = min(due, kernel.now() + _PATIENCE)
+        due = min(due, kernel.now() + _PATIENCE + longest - STATEMENT)
         connection = self._connection(due)
         connection.due = due
-        limit = max(min(_STATEMENT, due - kernel.now()), 0.1)
+        limit = max(min(longest, due - kernel.now()), 0.1)
         limits = {
-            "lock_ms": _ms(limit * 0.8),
+            "lock_ms": _ms(min(limit, STATEMENT) * 0.8),
             "statement_ms": _ms(limit),
             "idle_ms": _ms(_IDLE_IN_TRANSACTION),
         }
         try:
             with connection.pipeline():
-                connection.execute(SQL["begin"])
-                known = connection.execute(SQL["limits"], limits)
+                connection.execute(_SQL["begin"])
+                known = connection.execute(_SQL["limits"], limits)
                 cursors = [connection.execute(*statement) for statement in statements]
-                connection.execute(SQL["commit"])
+                connection.execute(_SQL["commit"])
             found = [cursor.fetchall() if cursor.description else [] for cursor in cursors]
             ((self._pid, self.fsync, *_),) = known.fetchall()
             self._hear(connection)
         except psycopg.Error as error:
+            # In whatever state it is: after an error nobody relies on it.
             self.close_connection()
-            raise unavailable(self._url, error, LEASES) from None
+            said = unavailable(self._url, error, self._store)
+            raise Unstorable(str(said)) if isinstance(error, psycopg.DataError) else said from None
         return found
 
     def is_alive(self, due: float) -> bool:
@@ -106,7 +121,7 @@ class Session:
             self._hear(self._open)
             return True
         with contextlib.suppress(psycopg.Error):  # libpq has closed what is broken
-            self._poll.unregister(self._open.pgconn.socket)
+            self._watch().unregister(self._open.pgconn.socket)
         self._failed, self._open, self._pid, self.listens = self._open, None, 0, False
         self.lost += 1
         return False
@@ -117,7 +132,7 @@ class Session:
             self.transact(due)
         self.pooled = not self.pid
         if not self.pooled:
-            self._say(due, SQL["settle"])
+            self._say(due, _SQL["settle"])
             self._connection(due).prepare_threshold = 0
         return not self.pooled
 
@@ -125,18 +140,19 @@ class Session:
         """Be woken from now on, until the connection ends; False where that is not possible."""
         if self.pooled or not self.settle(due):
             return False
-        self._say(due, SQL["listen"].format(channel=self.channel))
+        self._say(due, _SQL["listen"].format(channel=self.channel))
         self.listens = True
         return True
 
     def fileno(self) -> int:
         """Readable when somebody wakes us, or the connection has ended."""
-        return self._poll.fileno()
+        return self._watch().fileno()
 
     def drain(self) -> None:
         """Read what made it readable; never blocks."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
+        if self._poll is not None:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._bell)
         if self._open is not None:
             try:
                 # Until nothing is left: what a server says at the end comes before the end itself.
@@ -159,27 +175,36 @@ class Session:
             failed.close()
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Let go of everything until it is needed again."""
         self.close_connection()
-        if not self._poll.closed:
+        if self._poll is not None:
             self._poll.close()
             os.close(self._bell)
+            self._poll = None
 
     def _connection(self, due: float) -> Connection:
         if self._open is None:
             self._end_failed()
-            fresh = connect(self._url, due, LEASES)
+            fresh = connect(self._url, due, self._store)
             try:
-                schema.check(fresh, self._url, LEASES)
+                schema.check(fresh, self._url, self._store)
             except BaseException as error:
                 fresh.close()
                 if isinstance(error, psycopg.Error):
-                    raise unavailable(self._url, error, LEASES) from None
+                    raise unavailable(self._url, error, self._store) from None
                 raise
             fresh.add_notify_handler(lambda _: self._ring())
-            self._poll.register(fresh.pgconn.socket, select.EPOLLIN)
+            self._watch().register(fresh.pgconn.socket, select.EPOLLIN)
             self._open = fresh
         return self._open
+
+    def _watch(self) -> select.epoll:
+        """What is readable when our bell is rung, or the connection has something to say."""
+        if self._poll is None:
+            self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._poll = select.epoll()
+            self._poll.register(self._bell, select.EPOLLIN)
+        return self._poll
 
     def _say(self, due: float, statement: str) -> None:
         connection = self._connection(due)
@@ -188,7 +213,7 @@ class Session:
             connection.execute(statement)
         except psycopg.Error as error:
             self.close_connection()
-            raise unavailable(self._url, error, LEASES) from None
+            raise unavailable(self._url, error, self._store) from None
 
     def _hear(self, connection: Connection) -> None:
         """A word that came together with an answer makes no socket readable any more: ring."""
