@@ -315,17 +315,7 @@ def start_worker(leases: Leases, script: str, *words: str) -> subprocess.Popen[s
     """A process that runs ``script``, in which ``store`` is the store, when it gets a line."""
     place = Path(__file__).parent
     return subprocess.Popen(
-        [
-            "nice",
-            "-n",
-            "19",
-            sys.executable,
-            "-c",
-            _PREAMBLE + script,
-            leases.kind,
-            leases.url,
-            *words,
-        ],
+        ["nice", sys.executable, "-c", _PREAMBLE + script, leases.kind, leases.url, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
