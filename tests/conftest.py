@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import servers
 from support import Host, alive, kill, marker
+
+# How long something takes on a busy machine says nothing about the code.
+hypothesis.settings.register_profile(
+    "guardrun", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("guardrun")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrun.model import Captured, Event, ExecSpec
@@ -225,7 +225,6 @@ def fed(chunks: list[bytes]) -> list[Event]:
     return events
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=200), max_size=10))
 def test_binary_output_can_be_reconstructed(chunks: list[bytes]) -> None:
     """Whatever the bytes and however they come, the lines and their encoding give them back."""
