@@ -1,6 +1,6 @@
--- What a run says to a lease store in Postgres, a verb a transaction (session.sql). "lock" comes before
--- every decision, in a statement of its own, because what a statement sees is settled when it
--- starts. clock_timestamp(), not now(): the row lock may have been waited for.
+-- What a run says to a lease store in Postgres, a verb a transaction (session.sql). "lock" comes
+-- before every decision, in a statement of its own, because what a statement sees is settled when
+-- it starts. clock_timestamp(), not now(): the row lock may have been waited for.
 
 -- name: register
 INSERT INTO guardrun.leases (id, scheme, name, raw, slots, fence, used_at)

@@ -1,8 +1,8 @@
--- What a run says to the ledger in Postgres (session.sql stands around it). Every statement is one decision: it writes, or writes
--- nothing, and what it returns says which. clock_timestamp(), not now(): a row lock may have been
--- waited for. Locks are taken in one order, key before run. Rows of running runs are found by
--- job_id and finished_at IS NULL: for result = 'running' the planner may take the index of running
--- rows, which it thinks are few.
+-- What a run says to the ledger in Postgres (session.sql stands around it). Every statement is one
+-- decision: it writes, or writes nothing, and what it returns says which. clock_timestamp(), not
+-- now(): a row lock may have been waited for. Locks are taken in one order, key before run. Rows of
+-- running runs are found by job_id and finished_at IS NULL: for result = 'running' the planner may
+-- take the index of running rows, which it thinks are few.
 
 -- name: claim
 -- The first condition of the WHERE lets a run claim again what it claims already, because a commit

@@ -29,7 +29,8 @@ SELECT set_config(name, wanted.value, false)
   FROM pg_catalog.pg_settings
   JOIN (VALUES ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'),
                ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '15000'),
-               ('idle_session_timeout', '0'), ('plan_cache_mode', 'force_generic_plan')) AS wanted (setting, value)
+               ('idle_session_timeout', '0'), ('plan_cache_mode', 'force_generic_plan'))
+       AS wanted (setting, value)
     ON wanted.setting = name
 
 -- name: listen
