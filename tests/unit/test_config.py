@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from guardrun import paths
 from guardrun.config import Settled, ledger_spec, settle
@@ -241,6 +244,58 @@ def test_the_order_of_places(place: Place) -> None:
     place.env["GUARDRUN_LOG_LEVEL"] = "info"
     assert place.plan().report.level == "info"
     assert place.plan("--log-level=debug").report.level == "debug"
+
+
+PLACES = ("defaults", "job", "environment", "line")
+"""from the weakest to the strongest"""
+
+MERGED: dict[str, tuple[str, ...]] = {
+    "retries": ("1", "2", "3", "4"),
+    "wait": ("10s", "20s", "30s", "40s"),
+    "jitter": ("full", "equal", "decorrelated", "equal"),
+    "needs": ("a", "b", "c", "d"),
+    "log-to": ("none", "stderr", "/defaults", "/line"),
+    "log-level": ("debug", "info", "warning", "error"),
+}
+"""what each place says, where it says something"""
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    said=st.fixed_dictionaries(
+        {name: st.sets(st.sampled_from(PLACES)) for name in MERGED},
+    ),
+    order=st.randoms(use_true_random=False),
+)
+def test_each_setting_is_what_the_strongest_place_says(
+    place: Place, said: dict[str, set[str]], order: random.Random
+) -> None:
+    """Whoever says what: every setting is merged by itself, and its strongest place counts."""
+    said = {
+        name: places if OPTIONS[name].environment else places - {"environment"}
+        for name, places in said.items()
+    }
+
+    def table(where: str) -> str:
+        values = MERGED.items()
+        at = PLACES.index(where)
+        lines = [f"{n.replace('-', '_')} = '{v[at]}'" for n, v in values if where in said[n]]
+        return "\n".join(order.sample(lines, len(lines)))
+
+    place.write(f"[defaults]\n{table('defaults')}\n[jobs.true]\n{table('job')}\n")
+    for name, option in OPTIONS.items():
+        if option.environment in ("GUARDRUN_LOG_TO", "GUARDRUN_LOG_LEVEL"):
+            place.env[option.environment] = MERGED[name][2] if "environment" in said[name] else ""
+    words = [f"--{name}={values[3]}" for name, values in MERGED.items() if "line" in said[name]]
+    strongest = {
+        name: MERGED[name][max(map(PLACES.index, places))]
+        for name, places in said.items()
+        if places
+    }
+    plan = place.plan(*order.sample(words, len(words)))
+    place.write("")
+    place.env.update({"GUARDRUN_LOG_TO": "", "GUARDRUN_LOG_LEVEL": ""})
+    assert plan == place.plan(*(f"--{name}={value}" for name, value in strongest.items()))
 
 
 def test_a_credential_stands_between_environment_and_file(place: Place) -> None:

@@ -409,6 +409,37 @@ def test_any_text(text: str) -> None:
         resolved.encode()
 
 
+PIECES = {
+    "{job}": "backup",
+    "{host}": "web1",
+    "{env.REGION}": "eu",
+    "{arg.0}": "pg_dump",
+    "{date}": "2026-11-24",
+    "{window:15m}": "2026-11-24T08:15Z",
+    "{stdin.json:a.b.0}": "x",
+    "{{": "{",
+    "}}": "}",
+    " : ": " : ",
+}
+
+
+@unhurried
+@given(st.lists(st.sampled_from(list(PIECES)), min_size=1, max_size=12))
+def test_a_template_is_the_sum_of_its_parts(parts: list[str]) -> None:
+    """Each part means what it means alone, whatever stands beside it."""
+    assert resolve("".join(parts), LOOKUP) == "".join(PIECES[part] for part in parts)
+
+
+@unhurried
+@given(
+    before=st.sampled_from(["", "a", "}}"]),
+    name=st.sampled_from(["{env.UNSET}", "{env.EMPTY}", "{arg.9}", "{arg.2}", "{nothing}"]),
+)
+def test_a_value_that_is_missing_is_never_empty(before: str, name: str) -> None:
+    """What is unknown, unset or empty refuses the whole template, wherever it stands."""
+    assert name.strip("{}") in refusal(f"{before}{name}{{job}}")
+
+
 scalars = (
     st.text(min_size=1)
     | st.integers()

@@ -142,6 +142,22 @@ def test_a_shown_duration_reads_back(milliseconds: int) -> None:
     assert units.duration(units.format_duration(seconds)) == seconds
 
 
+_UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
+"""in milliseconds, from the largest down"""
+
+
+@unhurried
+@given(st.dictionaries(st.sampled_from(list(_UNITS)), st.integers(0, 9999), min_size=1))
+def test_a_duration_is_the_sum_of_its_parts(counts: dict[str, int]) -> None:
+    """Whatever units there are, from the largest down, each counts so many times; else refused."""
+    parts = [f"{counts[unit]}{unit}" for unit in _UNITS if unit in counts]
+    expected = sum(count * _UNITS[unit] for unit, count in counts.items()) / 1000
+    assert units.duration("".join(parts)) == expected
+    if len(parts) > 1:
+        with pytest.raises(ValueError, match="is not a duration"):
+            units.duration("".join(reversed(parts)))
+
+
 @unhurried
 @given(st.floats(0, units.LONGEST))
 def test_a_shown_duration_is_close(seconds: float) -> None:
@@ -190,6 +206,18 @@ def test_what_is_no_size(text: str) -> None:
     """Anything else is refused with a clause that says what to write."""
     with pytest.raises(ValueError, match=r"is not a size \(write 65536, 64K, "):
         units.size(text)
+
+
+@unhurried
+@given(count=st.integers(0, 1 << 66), power=st.integers(0, 4))
+def test_a_size_counts_powers_of_1024(count: int, power: int) -> None:
+    """A number and a unit are so many bytes, up to what the ledger's integers hold."""
+    text, expected = f"{count}{' KMGT'[power].strip()}", count * 1024**power
+    if expected < 2**63:
+        assert units.size(text) == expected
+    else:
+        with pytest.raises(ValueError, match="is too large for a size"):
+            units.size(text)
 
 
 @pytest.mark.parametrize("text", [str(2**63), "8388608T"])
@@ -288,6 +316,31 @@ def test_what_are_no_codes(text: str) -> None:
         units.code_set(text)
 
 
+@st.composite
+def written_codes(draw: st.DrawFn) -> tuple[str, Codes]:
+    """A list of exit codes as somebody may write it, ranges overlapping, and what it means."""
+    ranges = draw(
+        st.lists(st.tuples(st.integers(0, 255), st.integers(0, 255)).map(sorted), max_size=5)
+    )
+    words = draw(st.lists(st.sampled_from(["timeout", "signal"]), max_size=2))
+    texts = [
+        str(low) if low == high and draw(st.booleans()) else f"{low}-{high}" for low, high in ranges
+    ]
+    text = ",".join(draw(st.permutations([*texts, *words])))
+    codes = frozenset(code for low, high in ranges for code in range(low, high + 1))
+    return text, Codes(codes, timeout="timeout" in words, signal="signal" in words)
+
+
+@unhurried
+@given(written_codes().filter(lambda given: given[0] != ""))
+def test_codes_are_a_set(given: tuple[str, Codes]) -> None:
+    """In whatever order, however often a code is named: it is in the set, and nothing else is."""
+    text, expected = given
+    assert units.codes(text) == expected
+    if not expected.timeout and not expected.signal:
+        assert units.code_set(text) == expected.codes
+
+
 def test_success_codes() -> None:
     """Codes that count as success are codes only: a timeout never is one."""
     assert units.code_set("0,5-7") == {0, 5, 6, 7}
@@ -337,6 +390,18 @@ def test_what_is_no_budget(text: str) -> None:
 def test_backoffs(text: str, expected: tuple[float, float]) -> None:
     """A backoff is BASE..MAX; MAX is a minute, or BASE where that is more."""
     assert units.backoff(text) == expected
+
+
+@unhurried
+@given(retries=st.integers(0, 10**9 - 1), base=st.integers(1, 10**9), cap=st.integers(1, 10**9))
+def test_budgets_and_backoffs_read_back(retries: int, base: int, cap: int) -> None:
+    """Both are made of durations (here in ms): each half is read as it would be alone."""
+    assert units.budget(f"{retries}/{base}ms") == Budget(retries, base / 1000)
+    if base <= cap:
+        assert units.backoff(f"{base}ms..{cap}ms") == (base / 1000, cap / 1000)
+    else:
+        with pytest.raises(ValueError, match="ends below its start"):
+            units.backoff(f"{base}ms..{cap}ms")
 
 
 @pytest.mark.parametrize(
