@@ -10,10 +10,8 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
 import servers
 from lease_stores import (
     PrivateRedis,
@@ -25,6 +23,7 @@ from lease_stores import (
     lock_name,
     request,
 )
+from sentinel import client
 from support import eventually
 
 from guardrun import kernel
@@ -76,13 +75,6 @@ def certified() -> Iterator[Path]:
         subprocess.run(make, cwd=place, check=True, capture_output=True)
         (place / "key").chmod(0o644)
         yield place
-
-
-@contextlib.contextmanager
-def client(url: str) -> Iterator[Any]:
-    """A client of redis-py's, for what a person would do by hand."""
-    with contextlib.closing(redis.Redis.from_url(url)) as direct:
-        yield direct
 
 
 def keys_of(lock: str) -> list[str]:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import select
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
-import redis
 import servers
 from lease_stores import await_grant, busy, due, granted, lock_name, request
+from sentinel import SERVICE, Watched, client, looking_after
 from servers import Redis
 from support import eventually
-from test_redis_leases import DOCUMENT, certified, client
+from test_redis_leases import DOCUMENT, certified
 
 from guardrun import kernel
 from guardrun.core.redact import redact_url
@@ -29,110 +27,6 @@ from guardrun.locks.redis import RedisLeases
 __all__ = ["certified"]
 
 T = TypeVar("T")
-
-SERVICE = "jobs"
-
-
-@dataclass
-class Watched:
-    """A primary, its replica, and a sentinel that looks after them."""
-
-    servers: tuple[Redis, Redis]
-    sentinel: Redis
-    password: str
-    opened: list[RedisLeases] = field(default_factory=list)
-
-    @classmethod
-    @contextlib.contextmanager
-    def start(cls) -> Iterator[Watched]:
-        """Run them for as long as the block lasts."""
-        password = secrets.token_hex(16)
-        settings = {"requirepass": password, "masterauth": password, "repl_diskless_sync_delay": 0}
-        with contextlib.ExitStack() as stack:
-            primary = stack.enter_context(Redis.start(**settings))
-            replica = stack.enter_context(
-                Redis.start(**settings, replicaof=f"127.0.0.1 {primary.port}")
-            )
-            sentinel = stack.enter_context(Redis.start(**_watching(primary.port, password)))
-            watched = cls((primary, replica), sentinel, password)
-            try:
-                watched.await_replica()
-                yield watched
-            finally:
-                for server in (primary, replica, sentinel):
-                    server.resume()
-                watched.close()
-
-    def url(self, *before: int, service: str = SERVICE, login: str = "") -> str:
-        """A URL that names sentinels at these ports, and then ours."""
-        hosts = ",".join(f"127.0.0.1:{port}" for port in (*before, self.sentinel.port))
-        login = login or f":{self.password}@"
-        return (
-            f"redis+sentinel://{login}{hosts}/{service}?sentinel_password={self.sentinel.password}"
-        )
-
-    def open(self, url: str = "") -> RedisLeases:
-        """A store of its own."""
-        self.opened.append(RedisLeases(url or self.url()))
-        return self.opened[-1]
-
-    def close(self) -> None:
-        """Close what was opened here."""
-        for store in self.opened:
-            store.close()
-        self.opened.clear()
-
-    def ask_sentinel(self, *words: str) -> Any:
-        """What the sentinel says."""
-        with client(f"redis://:{self.sentinel.password}@127.0.0.1:{self.sentinel.port}") as direct:
-            return direct.execute_command("SENTINEL " + words[0], *words[1:])
-
-    def primary(self) -> Redis:
-        """The server that the sentinel names."""
-        port = int(self.ask_sentinel("GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
-        return next(server for server in self.servers if server.port == port)
-
-    def await_replica(self) -> None:
-        """Until both servers and the sentinel agree which one follows, and it is up to date."""
-
-        def settled() -> bool:
-            primary = self.primary()
-            with client(primary.url) as direct:
-                role, _, followers = direct.execute_command("ROLE")
-            known = self.ask_sentinel("REPLICAS", SERVICE)
-            return role == b"master" and len(followers) == len(known) == 1
-
-        eventually(settled, 30, "a replica that the sentinel knows")
-
-    def replicated(self) -> None:
-        """Until the replica has what the primary has."""
-        with client(self.primary().url) as direct:
-            # A write of this connection's own: it is told how far that has come.
-            direct.set("other", "x")
-            assert direct.wait(1, 10_000) == 1
-
-    def fail_over(self) -> None:
-        """Have the sentinel make the replica the primary."""
-
-        def accepted() -> bool:
-            with contextlib.suppress(redis.ResponseError):  # it has not heard of the replica lately
-                return bool(self.ask_sentinel("FAILOVER", SERVICE))
-            return False
-
-        eventually(accepted, 30, "a replica that can be the primary")
-
-    def await_failover(self, before: Redis) -> None:
-        """Until the sentinel names another server than before."""
-        eventually(lambda: self.primary() is not before, 30, "a failover")
-
-
-def _watching(port: int, password: str) -> dict[str, object]:
-    return {
-        "sentinel monitor": f"{SERVICE} 127.0.0.1 {port} 1",
-        "sentinel auth-pass": f"{SERVICE} {password}",
-        "sentinel down-after-milliseconds": f"{SERVICE} 500",
-        "sentinel failover-timeout": f"{SERVICE} 10000",
-    }
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +113,7 @@ class TestWay:
                     raise
                 pytest.skip("this server was built without TLS")
             resolving = {"sentinel resolve-hostnames": "yes", "sentinel announce-hostnames": "yes"}
-            settings = {**resolving, **_watching(0, primary.password)}
+            settings = {**resolving, **looking_after(0, primary.password)}
             settings["sentinel monitor"] = f"{SERVICE} localhost {ports[0]} 1"
             sentinel = stack.enter_context(
                 Redis.start(**tls, tls_port=ports[1], tls_replication="yes", **settings)
@@ -327,7 +221,7 @@ class TestFailover:
     def test_demoted(self) -> None:
         """Who is connected to a primary that has become a replica looks for another one."""
         with Redis.start() as server:
-            settings = _watching(server.port, server.password)
+            settings = looking_after(server.port, server.password)
             with Redis.start(**settings) as sentinel, client(server.url) as direct:
                 url = f"redis+sentinel://:{server.password}@127.0.0.1:{sentinel.port}/{SERVICE}"
                 store = RedisLeases(f"{url}?sentinel_password={sentinel.password}")
