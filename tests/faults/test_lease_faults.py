@@ -361,18 +361,28 @@ _SKEWED = """\
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
-static time_t skew(void) {
-    const char *seconds = getenv("SKEW"), *since = getenv("SKEW_SINCE");
+static time_t skew(const char *name) {
+    const char *seconds = getenv(name), *since = getenv("SKEW_SINCE");
     return seconds && since && !access(since, F_OK) ? atol(seconds) : 0;
 }
 
 int clock_gettime(clockid_t id, struct timespec *at) {
     int failed = syscall(SYS_clock_gettime, id, at);
-    if (!failed && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) at->tv_sec += skew();
-    return failed;
+    if (failed) return failed;
+    if (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE) at->tv_sec += skew("SKEW");
+    if (id == CLOCK_BOOTTIME) at->tv_sec += skew("LEAP");
+    return 0;
+}
+
+int timerfd_settime(int fd, int flags, const struct itimerspec *new, struct itimerspec *old) {
+    struct itimerspec own = *new;
+    time_t leap = skew("LEAP");
+    if (flags & TFD_TIMER_ABSTIME && own.it_value.tv_sec > leap) own.it_value.tv_sec -= leap;
+    return syscall(SYS_timerfd_settime, fd, flags, &own, old);
 }
 
 int gettimeofday(struct timeval *at, void *zone) {
@@ -390,15 +400,16 @@ time_t time(time_t *at) {
     return now.tv_sec;
 }
 """
-"""For LD_PRELOAD: the time of day is $SKEW seconds off as soon as there is a file $SKEW_SINCE.
+"""For LD_PRELOAD: as soon as there is a file $SKEW_SINCE, the time of day is $SKEW seconds off, and
+CLOCK_BOOTTIME has leapt by $LEAP seconds, as it does during suspend.
 
-All other clocks are right.
+All other clocks are right. What waits for a moment on CLOCK_BOOTTIME by then, waits on.
 """
 
 
 @pytest.fixture
 def skewing(tmp_path: Path) -> Path:
-    """The library that gives a process a wrong time of day."""
+    """The library that gives a process wrong clocks."""
     if shutil.which("cc") is None:
         text = "no cc found: apt install gcc"
         if os.environ.get("CI"):
@@ -446,6 +457,38 @@ def test_hosts_whose_clocks_are_wrong(campaign: Campaign, skewing: Path) -> None
         },
     )
     with shared(STORES) as sites:
+        campaign.play(fault, sites, verdict)
+
+
+def test_a_host_that_was_suspended(campaign: Campaign, skewing: Path) -> None:
+    """Its clock leaps by two ttls: COMMAND is dead as soon as anybody looks, whatever is renewed.
+
+    The store's clock does not leap here: it renews the lease, and that changes nothing any more.
+    """
+
+    def since(case: Case) -> Path:
+        return case.host.root / "suspended"
+
+    def leap(case: Case) -> None:
+        case.struck()
+        since(case).touch()
+
+    def verdict(case: Case) -> str | None:
+        lived_on = between(case.struck_at, case.dead_at)
+        assert lived_on is not None
+        if lived_on > RENEWAL + PROMPT:
+            return f"it lived on for {lived_on:.3f} s"
+        return dies_in_time(case)
+
+    fault = Fault(
+        run=lambda case: [later(phase(case), lambda: leap(case))],
+        env=lambda case: {
+            "LD_PRELOAD": str(skewing),
+            "LEAP": f"{2 * TTL:.0f}",
+            "SKEW_SINCE": str(since(case)),
+        },
+    )
+    with shared(LAPSING if ROUNDS >= _MANY else ["redis"]) as sites:
         campaign.play(fault, sites, verdict)
 
 
