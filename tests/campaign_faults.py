@@ -341,3 +341,16 @@ LONG: dict[str, tuple[float, Fault]] = {
     "the same, and one stopped": (1, stop_and_outlast),
 }
 """What only a campaign of many rounds has time for."""
+
+
+def strike(campaign: Campaign, rng: random.Random, faults: dict[str, tuple[float, Fault]]) -> None:
+    """Let the fleet work for a moment, and then break something."""
+    campaign.live(rng.uniform(0.1, 0.9))
+    deadline = time.monotonic() + 60
+    while True:
+        (name,) = rng.choices(list(faults), [weight for weight, _ in faults.values()])
+        if faults[name][1](campaign, rng):
+            campaign.faults[name] += 1
+            return
+        assert time.monotonic() < deadline, "there is nothing to break"
+        campaign.live(0.1)

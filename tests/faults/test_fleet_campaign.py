@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from campaign import Campaign, Findings, inspect, work_off
-from campaign_faults import FAULTS, LONG
+from campaign_faults import FAULTS, LONG, strike
 
 ROUNDS = int(os.environ.get("GUARDRUN_TEST_ROUNDS", "12"))
 SEED = int(os.environ.get("GUARDRUN_TEST_SEED") or random.SystemRandom().getrandbits(32))
@@ -25,11 +25,12 @@ def test_random_faults(tmp_path: Path, mark: str, capsys: pytest.CaptureFixture[
     tmp_path.chmod(0o755)
     begun = time.monotonic()
     longest = 14.0 if ROUNDS >= _MANY else 4.0
+    faults = FAULTS | (LONG if ROUNDS >= _MANY else {})
     with Campaign.start(tmp_path, mark, random.Random(f"{SEED}-runs"), longest) as campaign:
         number = 0
         try:
             for number in range(ROUNDS):
-                one_fault(campaign, random.Random(f"{SEED}-{number}"))
+                strike(campaign, random.Random(f"{SEED}-{number}"), faults)
             campaign.settle()
             found = inspect(campaign)
             wrong = work_off(campaign)
@@ -49,20 +50,6 @@ def test_random_faults(tmp_path: Path, mark: str, capsys: pytest.CaptureFixture[
     assert not wrong, f"{where}: {wrong}"
     assert not last.wrong, f"{where}: {last.wrong}"
     assert not survivors, where
-
-
-def one_fault(campaign: Campaign, rng: random.Random) -> None:
-    """Let the fleet work for a moment, and then break something."""
-    campaign.live(rng.uniform(0.1, 0.9))
-    faults = FAULTS | (LONG if ROUNDS >= _MANY else {})
-    deadline = time.monotonic() + 60
-    while True:
-        (name,) = rng.choices(list(faults), [weight for weight, _ in faults.values()])
-        if faults[name][1](campaign, rng):
-            campaign.faults[name] += 1
-            return
-        assert time.monotonic() < deadline, "there is nothing to break"
-        campaign.live(0.1)
 
 
 def table(campaign: Campaign, found: Findings, survivors: int, took: float) -> str:

@@ -52,6 +52,7 @@ LONG = 3 * TTL if ROUNDS >= _MANY else 1.3 * TTL
 """s that guardrun is stopped, and does not lose its lease"""
 HOUR = 3600.0
 """s"""
+SURVIVED = "something of it has survived"
 
 Verdict = Callable[[Case], str | None]
 """what is wrong with what became of a run, if anything"""
@@ -148,40 +149,43 @@ class Campaign:
 
     name: str
     root: Path
-    capsys: pytest.CaptureFixture[str]
+    seed: int = SEED
+    runs: int = RUNS
+    """of each fault in each store"""
     played: list[tuple[Case, str | None]] = field(default_factory=list)
 
     def play(self, fault: Fault, sites: list[Site], verdict: Verdict) -> None:
         """Do it to as many runs as wanted, and judge what became of them."""
-        rng = random.Random(f"{SEED}-{self.name}")
-        while len(self.played) < RUNS * len(sites):
-            number = min(_AT_ONCE, RUNS - len(self.played) // len(sites))
+        rng = random.Random(f"{self.seed}-{self.name}")
+        while len(self.played) < self.runs * len(sites):
+            number = min(_AT_ONCE, self.runs - len(self.played) // len(sites))
             place = self.root / f"{len(self.played)}"
             with cases(sites, number, place, rng) as running:
                 play(fault, sites, running)
                 for case in running:
                     self.played.append((case, verdict(case) or self._survivors(case)))
-        if ROUNDS >= _MANY:
-            with self.capsys.disabled():
-                print(table(self))
         wrong = [(what, case) for case, what in self.played if what is not None]
-        assert not wrong, f"GUARDRUN_TEST_SEED={SEED}: {wrong}"
+        assert not wrong, f"GUARDRUN_TEST_SEED={self.seed}: {wrong}"
 
     @staticmethod
     def _survivors(case: Case) -> str | None:
         try:
             eventually(lambda: not alive(case.mark), 5)
         except AssertionError:
-            return "something of it has survived"
+            return SURVIVED
         return None
 
 
 @pytest.fixture
 def campaign(
     tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
-) -> Campaign:
+) -> Iterator[Campaign]:
     """The runs of this test."""
-    return Campaign(request.node.name, tmp_path, capsys)
+    own = Campaign(request.node.name, tmp_path)
+    yield own
+    if ROUNDS >= _MANY:
+        with capsys.disabled():
+            print(table(own))
 
 
 @contextlib.contextmanager
@@ -200,7 +204,7 @@ def private(kinds: Iterable[str]) -> Iterator[list[Site]]:
 
 def table(campaign: Campaign) -> str:
     """What became of all these runs, for people."""
-    lines = [f"{campaign.name}, seed {SEED}"]
+    lines = [f"{campaign.name}, seed {campaign.seed}"]
     for kind in STORES:
         own = [(case, what) for case, what in campaign.played if case.site.kind == kind]
         told = [case for case, _ in own if case.told_at is not None]
@@ -415,7 +419,12 @@ def skewing(tmp_path: Path) -> Path:
         if os.environ.get("CI"):
             pytest.fail(text, pytrace=False)
         pytest.skip(text)
-    source, library = tmp_path / "skew.c", tmp_path / "skew.so"
+    return skewing_library(tmp_path)
+
+
+def skewing_library(place: Path) -> Path:
+    """Compile it there."""
+    source, library = place / "skew.c", place / "skew.so"
     source.write_text(_SKEWED)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
     return library

@@ -115,6 +115,12 @@ class Arena:
     command: Path
     journal: Path
 
+    @classmethod
+    def on(cls, host: Host, mark: str) -> Arena:
+        """With the COMMAND written there."""
+        command = write_script(host.root / "command", f"#!{sys.executable} -IS\n{COMMAND}")
+        return cls(host, mark, command, host.root / "journal")
+
     def words(self, key: str) -> list[str]:
         """A guardrun command line."""
         hidden = ["/usr/bin/env", "-i", "setsid", "sleep", self.mark]
@@ -145,8 +151,7 @@ class Arena:
 @pytest.fixture
 def arena(host: Host, mark: str) -> Arena:
     """A COMMAND with a grandchild that hides, and a place to write down what it did."""
-    command = write_script(host.root / "command", f"#!{sys.executable} -IS\n{COMMAND}")
-    return Arena(host, mark, command, host.root / "journal")
+    return Arena.on(host, mark)
 
 
 def test_random_kills(arena: Arena) -> None:
@@ -159,7 +164,7 @@ def test_random_kills(arena: Arena) -> None:
             raise
 
 
-def one_round(arena: Arena, key: str, rng: random.Random) -> None:
+def one_round(arena: Arena, key: str, rng: random.Random) -> list[Contender]:
     """Start runs of one key, kill some of their processes, and check what is left and told."""
     before = len(arena.told())
     contenders = []
@@ -195,6 +200,7 @@ def one_round(arena: Arena, key: str, rng: random.Random) -> None:
         check_row(contender, code, by_pid.get(contender.process.pid), finished)
     states = arena.host.rows(f"SELECT state FROM keys WHERE key = '{key}'")
     assert [row["state"] for row in states] == ["succeeded"]
+    return contenders
 
 
 def check_row(
