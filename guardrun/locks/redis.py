@@ -188,8 +188,8 @@ class RedisLeases:
     def _held(self, lock: str, answer: list[Any]) -> tuple[Place, ...]:
         slots, *told = answer
         found = [
-            _Place(stored).held(lock, slots, member.decode("utf-8", "replace"), int(left) / 1e6)
-            for member, left, stored in zip(told[::3], told[1::3], told[2::3], strict=True)
+            _Place(stored).held(lock, slots, member, int(left) / 1e6, released=bool(over))
+            for member, left, over, stored in zip(*(told[at::4] for at in range(4)), strict=True)
         ]
         return tuple(sorted(found, key=lambda held: held.since))
 
@@ -261,11 +261,11 @@ class _Place:
         self.fence = fence
         self.job_id, _, self.owner = detail.partition("\n")
 
-    def held(self, lock: str, slots: int, member: str, left: float) -> Place:
+    def held(self, lock: str, slots: int, member: bytes, left: float, released: bool) -> Place:
         """The same, for people who look at it."""
-        released = member.startswith("-")
+        token = member.decode("utf-8", "replace")
         return Place(
-            lock, self.owner, self.job_id, member, self.fence, self.since, left, slots, released
+            lock, self.owner, self.job_id, token, self.fence, self.since, left, slots, released
         )
 
 

@@ -517,6 +517,8 @@ class TestMinHold:
         eventually(lambda: kernel.now() > lapsed_at, what="the end of its ttl")
         assert not one.renew(first, due())
         busy(two.acquire(request(first.lock), False, due()))
+        (held,) = two.holders(first.lock, due())
+        assert held.released, "it is listed as if its run went on"
 
     def test_taken_away(self, lapsing: Leases) -> None:
         """A person can end a min-hold."""
