@@ -201,7 +201,7 @@ class HostLock(Kept):
         gate = self._lock_gate()
         try:
             known = sidecar.read(gate, self._name)
-            if known.slots not in (0, self._spec.slots) and self._others_held(known.slots, slot):
+            if known.slots not in (0, self._spec.slots) and self._others_taken(known, slot):
                 raise self._mismatch(known.slots)
             since = time.time()
             fence = known.fence
@@ -227,8 +227,12 @@ class HostLock(Kept):
             os.close(gate)
         return Grant(self._name, None if self._spec.shared else fence, since, (self._fds[slot],))
 
-    def _others_held(self, slots: int, mine: int) -> bool:
-        for slot in range(max(slots, self._spec.slots)):
+    def _others_taken(self, known: Sidecar, mine: int) -> bool:
+        """Whether any other slot has a holder, or a not-before time that is not over."""
+        now = time.time()
+        if any(hold.remaining(now) for slot, hold in known.holds.items() if slot != mine):
+            return True
+        for slot in range(max(known.slots, self._spec.slots)):
             if slot != mine:
                 free = try_lock(self._open(slot), fcntl.LOCK_SH)
                 self._let_go(slot)

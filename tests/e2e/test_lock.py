@@ -453,6 +453,16 @@ def test_min_hold_is_per_slot(host: Host) -> None:
     finish(holder)
 
 
+def test_another_number_of_slots_gets_around_no_min_hold(host: Host) -> None:
+    """A lock that only its not-before time keeps is taken: another `-j N` is exit 78, not a run."""
+    assert host.run("--lock", "a", "--min-hold", "1h", "--", host.job).code == 0
+    refused = host.run("--lock", "a", "-j", "2", "--", host.job)
+    assert refused.code == 78, refused
+    assert b"--slots 1, not 2" in refused.stderr
+    assert host.run("--lock", "a", "--", host.job).code == 75
+    assert len(host.executions()) == 1
+
+
 def test_min_hold_survives_a_kill(host: Host) -> None:
     """A run with `--min-hold` that is killed keeps the lock taken as long as it had promised."""
     holder = host.hold("--lock", "a", "--min-hold", "1h")
