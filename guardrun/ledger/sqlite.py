@@ -120,6 +120,9 @@ class SqliteLedger:
             if db.execute(_SQL["finish_run"], values).rowcount == 0:
                 ours = not db.execute(_SQL["was_stale"], {"job_id": run.job_id}).fetchone()[0]
             else:
+                if outcome.claim is None and outcome.attempts:
+                    # A run that was killed yields its key to a success; one that lives does not.
+                    self._mark_dead(db)
                 ours = _finish_key(db, outcome)
                 if not ours:
                     db.execute(_SQL["mark_stale"], {"job_id": run.job_id})

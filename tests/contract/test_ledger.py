@@ -434,6 +434,20 @@ def test_a_success_without_a_claim_blocks_its_key(store: Store, before: str | No
     assert refusal(ledger.begin(make_run("k"), K)).kind == "duplicate"
 
 
+def test_a_success_without_a_claim_comes_after_a_run_that_vanished(store: Store) -> None:
+    """A killed run does not hold the key against it: recorded first thing, it blocks the key."""
+    ledger = store.open()
+    gone = make_run("k")
+    claimed(ledger.begin(gone, K))
+    ledger = store.vanish(ledger, gone)
+    store.clock.pass_by(100)
+    later = make_run("k", started_at=store.clock())
+    store.clock.pass_by(100)
+    assert ledger.finish(ended(later, None, finished_at=store.clock()))
+    said = refusal(ledger.begin(make_run("k"), K))
+    assert (said.kind, said.holder and said.holder.job_id) == ("duplicate", later.job_id)
+
+
 def test_a_success_without_a_claim_yields_to_later_truth(store: Store) -> None:
     """It neither takes a key from a run that holds it, nor rewrites what began after it."""
     ledger = store.open()
