@@ -140,9 +140,9 @@ class LedgerModel:
         return Claim(None, interrupted=last.run.job_id if last is not None and cut_off else None)
 
     def _may_claim(self, held: Key, run: Run, key: KeySpec, now: float) -> bool:
-        if held.state == "running" and held.token == run.token:
-            return True  # its answer may have been lost
         completed = self._completed(held)
+        if held.state == "running" and held.token == run.token and completed is None:
+            return True  # its answer may have been lost
         if held.state == "succeeded":
             return held.expires_at is not None and held.expires_at <= now
         if completed is not None:
