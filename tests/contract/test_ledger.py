@@ -9,9 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from ledgers import (
     NOON,
     SqliteStore,
@@ -664,118 +661,6 @@ print(sum(insist(lambda: ledger.spend_retry(make_run(), budget)) for _ in range(
 """
     with workers(store, 20, script) as started:
         assert sum(map(int, answers(started))) == 7
-
-
-# ---------------------------------------------------------------- against a model
-
-
-class KeyModel(RuleBasedStateMachine):
-    """Keys in a ledger, and what contract sections 1 and 3.4 say of them."""
-
-    make: Callable[[Path], Store]
-    directory: Path
-    count = 0
-
-    @initialize()
-    def start(self) -> None:
-        type(self).count += 1
-        place = self.directory / str(self.count)
-        place.mkdir()
-        self.store = self.make(place)
-        self.ledger = self.store.open()
-        self.keys: dict[str, tuple[str, str, float]] = {}  # state, fingerprint, expiry
-        self.running: dict[str, tuple[Run, Claim]] = {}
-        self.lost: list[tuple[Run, Claim]] = []
-
-    def teardown(self) -> None:
-        self.store.close()
-
-    keys_of = st.sampled_from(["a", "b"])
-    prints = st.sampled_from(["x", "y"])
-
-    @rule(
-        key=keys_of,
-        fingerprint=prints,
-        interrupted=st.sampled_from(["rerun", "stop"]),
-        mismatch=st.sampled_from(["fail", "ignore"]),
-    )
-    def begin(self, key: str, fingerprint: str, interrupted: str, mismatch: str) -> None:
-        state, owner, expires = self.keys.get(key, ("failed", "", FOREVER))
-        if state == "succeeded" and expires <= self.store.clock.time:
-            state = "failed"
-        if state != "failed" and owner != fingerprint and mismatch == "fail":
-            expected = "mismatch"
-        elif state == "interrupted":
-            expected = "interrupted" if interrupted == "stop" else "claim"
-        else:
-            expected = {"succeeded": "duplicate", "running": "held", "failed": "claim"}[state]
-        run = make_run(key, fingerprint=fingerprint, started_at=self.store.clock.time)
-        said = self.ledger.begin(run, KeySpec(key, (), FOREVER, "skip", interrupted, mismatch))
-        assert (said.kind if isinstance(said, Refusal) else "claim") == expected
-        if isinstance(said, Claim):
-            assert (said.interrupted is not None) == (state == "interrupted")
-            self.keys[key] = ("running", fingerprint, FOREVER)
-            self.running[key] = (run, said)
-
-    @rule(
-        key=keys_of,
-        result=st.sampled_from(["success", "failed", "timeout"]),
-        ttl=st.sampled_from([1000.0, FOREVER]),
-    )
-    def finish(self, key: str, result: str, ttl: float) -> None:
-        if key not in self.running:
-            return
-        run, claim = self.running.pop(key)
-        now = self.store.clock.time
-        outcome = ended(run, claim, result, finished_at=now, key_ttl=ttl)
-        assert self.ledger.finish(outcome)
-        assert self.ledger.finish(outcome)
-        self.keys[key] = (*self.after(result), run.fingerprint, now + ttl)
-
-    @rule(key=keys_of)
-    def vanish(self, key: str) -> None:
-        if key in self.running:
-            run, claim = self.running.pop(key)
-            others = [other for other, _ in self.running.values()]
-            self.ledger = self.store.vanish(self.ledger, run, others)
-            self.lost.append((run, claim))
-            self.keys[key] = ("interrupted", run.fingerprint, FOREVER)
-
-    @rule(result=st.sampled_from(["success", "failed"]))
-    def replay(self, result: str) -> None:
-        if not self.lost:
-            return
-        run, claim = self.lost.pop()
-        key = str(run.key)
-        latest = self.store.runs(Filter(key=key))[0].job_id == run.job_id
-        assert self.ledger.finish(ended(run, claim, result)) == latest
-        if latest:
-            self.keys[key] = (*self.after(result), run.fingerprint, FOREVER)
-
-    @rule(seconds=st.sampled_from([100.0, 1000.0]))
-    def wait(self, seconds: float) -> None:
-        self.store.clock.pass_by(seconds)
-
-    @staticmethod
-    def after(result: str) -> tuple[str]:
-        return ({"success": "succeeded", "timeout": "interrupted"}.get(result, result),)
-
-
-@pytest.mark.parametrize("kind", STORES)
-def test_keys_behave_as_the_contract_says(kind: str, tmp_path: Path) -> None:
-    """Whatever happens in whatever order, a key says what a small model of the contract says."""
-    machine = type(
-        "Model", (KeyModel,), {"make": staticmethod(STORES[kind]), "directory": tmp_path}
-    )
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=40,
-            stateful_step_count=25,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
 
 
 def test_output_may_come_after_the_outcome(store: Store) -> None:
