@@ -136,6 +136,7 @@ class TestHolding:
         first, second = [request(lock) for lock in [lock_name()] * 2]
         granted(one.acquire(first, False, due()))
         assert one.release(first, due())
+        assert not one.release(first, due())
         granted(two.acquire(second, False, due()))
         assert not one.release(first, due())
         assert not one.renew(first, due())

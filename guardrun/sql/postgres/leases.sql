@@ -193,7 +193,7 @@ SELECT EXISTS (SELECT
 -- The row first, so that its place is not taken for free while it is somebody's.
 UPDATE guardrun.lease_holders
    SET expires_at = '-infinity', released = true
- WHERE lease_id = %(id)s AND token = %(token)s AND backend = pg_backend_pid()
+ WHERE lease_id = %(id)s AND token = %(token)s AND backend = pg_backend_pid() AND NOT released
 RETURNING pg_advisory_unlock(number)
 
 -- name: taken
