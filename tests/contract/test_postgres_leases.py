@@ -345,8 +345,9 @@ def test_the_documented_roles_suffice_for_leases(
 def test_a_lease_after_a_lock_wait_lasts_its_whole_ttl(
     store: PostgresStore, opened: Callable[..., Leases]
 ) -> None:
-    """However long the row was locked, past the old lease's end: the time counts from the grant."""
-    own, next_one = wanted(), wanted()
+    """However long the row was locked, past the old lease's end: one of those who waited for the row
+    gets the lease, and its time counts from the grant."""
+    own, contenders = wanted(), [wanted(), wanted()]
     granted(opened(PostgresLeases, store.url).acquire(own, False, due()))
     script = """
 import sys
@@ -359,24 +360,33 @@ print(type(said).__name__)
 """
     with psycopg.connect(store.url) as blocker:
         blocker.execute("SELECT FROM guardrun.leases FOR UPDATE")
-        with subprocess.Popen(
-            [sys.executable, "-c", script, store.url, next_one.token], stdout=subprocess.PIPE
-        ) as process:
-            eventually(
-                lambda: store.sql(
-                    "SELECT true FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                    " AND datname = current_database()"
-                ),
-                what="it waits for the row",
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", script, store.url, one.token], stdout=subprocess.PIPE
             )
-            lapse(store, own)
-            ((free_at,),) = store.sql("SELECT clock_timestamp()")
-            blocker.rollback()
-            assert process.communicate(timeout=30)[0] == b"Grant\n"
+            for one in contenders
+        ]
+        eventually(
+            lambda: (
+                len(
+                    store.sql(
+                        "SELECT true FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                        " AND datname = current_database()"
+                    )
+                )
+                == len(contenders)
+            ),
+            what="they wait for the row",
+        )
+        lapse(store, own)
+        ((free_at,),) = store.sql("SELECT clock_timestamp()")
+        blocker.rollback()
+        said = [process.communicate(timeout=30)[0] for process in processes]
+    assert sorted(said) == [b"Grant\n", b"Waiting\n"]
     ((since, expires_at, token),) = store.sql(
         "SELECT since, expires_at, token FROM guardrun.lease_holders"
     )
-    assert token == next_one.token
+    assert token == contenders[said.index(b"Grant\n")].token
     assert since > free_at
     assert (expires_at - since).total_seconds() == 30
 
