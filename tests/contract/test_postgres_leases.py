@@ -345,8 +345,8 @@ def test_the_documented_roles_suffice_for_leases(
 def test_a_lease_after_a_lock_wait_lasts_its_whole_ttl(
     store: PostgresStore, opened: Callable[..., Leases]
 ) -> None:
-    """However long the row was locked, past the old lease's end: one of those who waited for the row
-    gets the lease, and its time counts from the grant."""
+    """However long the row was locked, past the old lease's end: one of those who waited gets the
+    lease, and its time counts from the grant."""
     own, contenders = wanted(), [wanted(), wanted()]
     granted(opened(PostgresLeases, store.url).acquire(own, False, due()))
     script = """

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg
 import pytest
@@ -23,15 +23,19 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from lease_stores import due
+from lease_stores import due, granted, lock_name, opener, request
 from ledgers import Store, ended, make_run
 from postgres_stores import PostgresStore
+from sim.lease_model import LeaseModel
 from sim.ledger_model import LedgerModel
 from test_ledger import LOCAL, STORES
 
 from guardrun.errors import StoreUnavailable
 from guardrun.ledger.records import Filter
 from guardrun.model import FOREVER, Budget, Claim, KeySpec, Outcome, Refusal, Run
+
+if TYPE_CHECKING:
+    from guardrun.ports import LeaseStore
 
 ROUNDS = int(os.environ.get("GUARDRUN_TEST_ROUNDS", "12"))
 _STEPS = 30
@@ -61,7 +65,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def start(self) -> None:
         self.tag = f"{next(_serial)}"
         self.ledger = self.store.open()
-        self.model = LedgerModel(FOREVER)
+        self.model_leases = LeaseModel()
+        self.model = LedgerModel(FOREVER, self.model_leases)
         self.running: list[tuple[Run, Claim, KeySpec]] = []
         self.lost: list[tuple[Run, Claim, KeySpec]] = []
         """runs whose processes are gone, and who may have left an outcome in the spool"""
@@ -232,6 +237,7 @@ class RemoteMachine(LedgerMachine):
     """The same behind a network: what a keeper, COMMAND and a slow network do beside that."""
 
     store: ClassVar[PostgresStore]
+    leases: ClassVar[LeaseStore]
 
     def everybody(self) -> Iterator[tuple[Run, Claim, KeySpec]]:
         """The runs that have not told how they ended."""
@@ -263,6 +269,27 @@ class RemoteMachine(LedgerMachine):
         for one in [one for one in self.running if one[0] is run]:
             self.running.remove(one)
             self.lost.append(one)
+
+    @precondition(lambda self: self.running)
+    @rule(at=which, result=results, robbed=st.booleans())
+    def finish_and_release(self, at: int, result: str, robbed: bool) -> None:
+        """End a run together with its lease in the same database, unless that was taken away."""
+        run, claim, spec = self.running.pop(at % len(self.running))
+        wanted = request(lock_name(), ttl=86400.0)
+        modelled = granted(self.model_leases.acquire(wanted, False, self.now))
+        held = granted(self.leases.acquire(wanted, False, due()))
+        if robbed:
+            assert self.model_leases.take_away(wanted.lock, wanted.token, self.now)
+            assert self.leases.take_away(wanted.lock, wanted.token, due())
+        outcome = ended(run, claim, result, finished_at=self.now, key_ttl=spec.ttl)
+        expected = self.model.finish_and_release(
+            outcome._replace(fence=modelled.fence), wanted, 0.0, self.now
+        )
+        outcome = outcome._replace(fence=held.fence)
+        assert self.ledger.finish_and_release(outcome, wanted, due()) == expected
+        assert expected.lease is not robbed
+        assert self.leases.holders(wanted.lock, due()) == ()
+        self.told.append(outcome)
 
     @precondition(lambda self: self.running)
     @rule(at=which)
@@ -305,9 +332,12 @@ def test_a_ledger_does_what_its_model_does(kind: str, tmp_path: Path) -> None:
     store = STORES[kind](tmp_path)
     machine: Any = LedgerMachine if kind in LOCAL else RemoteMachine
     share = {"sqlite": 2, "postgres": 1, "pgbouncer": 0.25}[kind]
+    shared: dict[str, Any] = {"store": store}
     try:
+        if kind not in LOCAL:
+            shared["leases"] = opener("postgres", store.place)
         run_state_machine_as_test(
-            type("Machine", (machine,), {"store": store}),
+            type("Machine", (machine,), shared),
             settings=settings(
                 max_examples=max(int(share * ROUNDS), 1),
                 stateful_step_count=_STEPS,
@@ -316,4 +346,6 @@ def test_a_ledger_does_what_its_model_does(kind: str, tmp_path: Path) -> None:
             ),
         )
     finally:
+        if "leases" in shared:
+            shared["leases"].close()
         store.close()
