@@ -97,9 +97,19 @@ class LeaseMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ what happens
 
+    @property
+    def holding(self) -> list[Actor]:
+        """Those that have, or had, a place."""
+        return [actor for actor in self.users if actor.wanted is not None and not actor.waits]
+
+    @property
+    def waiting(self) -> list[Actor]:
+        """Those in the queue."""
+        return [actor for actor in self.users if actor.waits]
+
     @rule(
         number=actors,
-        wait=st.booleans(),
+        wait=st.sampled_from([True, True, False]),
         ttl=st.sampled_from([102.5, 252.5]),
         hold=st.sampled_from([0.0, 0.0, 172.5]),
         more=st.sampled_from([0, 0, 0, 0, 1]),
@@ -136,47 +146,55 @@ class LeaseMachine(RuleBasedStateMachine):
             if not wait:
                 actor.forget()
 
+    @precondition(lambda self: self.holding)
     @rule(number=actors)
     def renew(self, number: int) -> None:
-        """Renew, whoever that is by now."""
-        actor = self.users[number]
-        if actor.wanted is not None:
-            with self.happens(actor):
-                expected = self.model.renew(self.modelled(actor.wanted), self.now)
-                assert actor.store.renew(actor.wanted, due()) == expected
+        """Renew, whoever has the place by now."""
+        actor = self.holding[number % len(self.holding)]
+        assert actor.wanted is not None
+        with self.happens(actor):
+            expected = self.model.renew(self.modelled(actor.wanted), self.now)
+            assert actor.store.renew(actor.wanted, due()) == expected
 
-    @rule(number=actors, again=st.booleans())
+    @precondition(lambda self: self.holding)
+    @rule(number=actors, again=st.sampled_from([False, False, True]))
     def release(self, number: int, again: bool) -> None:
         """Give back what is held, or not any more; maybe twice."""
-        actor = self.users[number]
-        if actor.wanted is not None and not actor.waits:
+        actor = self.holding[number % len(self.holding)]
+        assert actor.wanted is not None
+        for _ in range(2 if again else 1):
             with self.happens(actor):
                 expected = self.model.release(self.modelled(actor.wanted), self.now)
                 assert actor.store.release(actor.wanted, due()) == expected
-            if not again:
-                actor.forget()
+        actor.forget()
 
+    @precondition(lambda self: self.waiting or self.holding)
     @rule(number=actors)
     def leave(self, number: int) -> None:
         """Stop waiting; for who holds the lock that means nothing."""
-        actor = self.users[number]
-        if actor.wanted is not None:
-            with self.happens(actor):
-                self.model.leave(self.modelled(actor.wanted), self.now)
-                actor.store.leave(actor.wanted, due())
-            if actor.waits:
-                actor.forget()
+        found = [*self.waiting, *self.holding]
+        actor = found[number % len(found)]
+        assert actor.wanted is not None
+        with self.happens(actor):
+            self.model.leave(self.modelled(actor.wanted), self.now)
+            actor.store.leave(actor.wanted, due())
+        if actor.waits:
+            actor.forget()
 
+    @precondition(lambda self: self.waiting)
     @rule(number=actors)
     def fall_silent(self, number: int) -> None:
         """Be a waiter that does not ask any more."""
-        actor = self.users[number]
-        if actor.wanted is not None and actor.waits:
-            self.clock.silence(self.lock, actor.wanted.token)
-            # Others are woken when somebody notices: a bit later than in the model.
-            self.model.leave(self.modelled(actor.wanted), self.now)
-            self.model.woken.clear()
-            actor.forget()
+        self.silence(self.waiting[number % len(self.waiting)])
+
+    def silence(self, actor: Actor) -> None:
+        """Have its time in the queue be over."""
+        assert actor.wanted is not None
+        self.clock.silence(self.lock, actor.wanted.token)
+        # Others are woken when somebody notices: a bit later than in the model.
+        self.model.leave(self.modelled(actor.wanted), self.now)
+        self.model.woken.clear()
+        actor.forget()
 
     @precondition(lambda self: self.leases.lapses)
     @rule(seconds=st.sampled_from([30.0, 75.0, 105.0, 180.0]))
@@ -247,7 +265,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def happens(self, who: Actor | None) -> Iterator[None]:
         """One call; whoever the model would tell of it, the store tells."""
         self.keep_up()
-        waiting = [actor for actor in self.users if actor.waits]
+        waiting = self.waiting
         for actor in waiting:
             actor.store.drain()
         self.model.woken.clear()
@@ -262,9 +280,9 @@ class LeaseMachine(RuleBasedStateMachine):
 
     def keep_up(self) -> None:
         """Do without what the pace of this machine would decide."""
-        for number, actor in enumerate(self.users):
-            if actor.waits and kernel.now() - actor.asked_at > _SILENT:
-                self.fall_silent(number)
+        for actor in self.waiting:
+            if kernel.now() - actor.asked_at > _SILENT:
+                self.silence(actor)
         if any(abs(end - self.now) < _NEAR for end in self.ends()):
             self.pass_by(1.0)
 
