@@ -47,6 +47,11 @@ _NEAR = 0.2
 """s from the end of a lease in which server and model may differ about it"""
 
 actors = st.integers(0, ACTORS - 1)
+ttls = st.sampled_from([102.5, 252.5])
+holds = st.sampled_from([0.0, 0.0, 172.5])
+
+SHARES = {"redis": 4, "postgres": 1.5, "postgres-pgbouncer": 0.25, "advisory": 1.5}
+"""Histories of a short run, as a multiple of GUARDRUN_TEST_ROUNDS: one of Redis is cheap."""
 
 
 class Actor:
@@ -107,16 +112,26 @@ class LeaseMachine(RuleBasedStateMachine):
         """Those in the queue."""
         return [actor for actor in self.users if actor.waits]
 
-    @rule(
-        number=actors,
-        wait=st.sampled_from([True, True, False]),
-        ttl=st.sampled_from([102.5, 252.5]),
-        hold=st.sampled_from([0.0, 0.0, 172.5]),
-        more=st.sampled_from([0, 0, 0, 0, 1]),
-    )
-    def acquire(self, number: int, wait: bool, ttl: float, hold: float, more: int) -> None:
-        """Ask for a place, once more where there is one or one is waited for."""
-        actor = self.users[number]
+    @rule(number=actors, ttl=ttls, hold=holds, more=st.sampled_from([0, 0, 0, 0, 1]))
+    def try_for_it(self, number: int, ttl: float, hold: float, more: int) -> None:
+        """Ask for a place, and do not wait for one; or once more where it is held."""
+        self.acquire(self.users[number], False, ttl, hold, more)
+
+    @rule(number=actors, ttl=ttls)
+    def wait_for_it(self, number: int, ttl: float) -> None:
+        """Ask for a place, and be in the queue where there is none."""
+        self.acquire(self.users[number], True, ttl, 0.0)
+
+    @precondition(lambda self: self.waiting)
+    @rule(number=actors)
+    def ask_again(self, number: int) -> None:
+        """Ask as one who waits does, woken or not."""
+        self.acquire(self.waiting[number % len(self.waiting)], True)
+
+    def acquire(
+        self, actor: Actor, wait: bool, ttl: float = 102.5, hold: float = 0.0, more: int = 0
+    ) -> None:
+        """Ask for a place; a request that is there already is asked for again."""
         if actor.wanted is None:
             # What another number of slots means where nobody has the lock, but somebody waits for
             # it, is not promised.
@@ -196,15 +211,15 @@ class LeaseMachine(RuleBasedStateMachine):
         self.model.woken.clear()
         actor.forget()
 
-    @precondition(lambda self: self.leases.lapses)
+    @precondition(lambda self: self.leases.lapses and self.places())
     @rule(seconds=st.sampled_from([30.0, 75.0, 105.0, 180.0]))
     def pass_by(self, seconds: float) -> None:
         """Let time pass: what nobody has renewed lapses."""
         self.clock.pass_by(self.lock, seconds)
         self.passed += seconds
 
+    @precondition(lambda self: self.leases.lapses and self.places())
     @rule(number=actors, which=st.integers(0, 2))
-    @precondition(lambda self: self.leases.lapses)
     def take_away(self, number: int, which: int) -> None:
         """End one holding, by hand."""
         found = self.users[number].store.holders(self.lock, due())
@@ -215,14 +230,17 @@ class LeaseMachine(RuleBasedStateMachine):
                 assert self.model.take_away(self.lock, token, self.now)
                 assert self.users[number].store.take_away(self.lock, place.token, due())
 
+    @precondition(lambda self: self.holding)
     @rule(number=actors)
     def reconnect(self, number: int) -> None:
-        """Lose the connection: a lease does not care, a session's lock is gone with it."""
-        actor = self.users[number]
-        if actor.waits:  # how soon its place in the queue goes differs
-            return
+        """Lose the connection: a lease does not care, a session's lock is gone with it.
+
+        How soon a waiter's place in the queue goes with it differs.
+        """
+        actor = self.holding[number % len(self.holding)]
+        assert actor.wanted is not None
         actor.reconnect()
-        if actor.wanted is not None and not self.leases.lapses:
+        if not self.leases.lapses:
             owner = actor.wanted.owner
             self.model.renew(actor.wanted._replace(ttl=0.0), self.now)
             eventually(lambda: owner not in {place.owner for place in self.really()}, 20)
@@ -327,7 +345,7 @@ def test_a_lease_store_does_what_its_model_does(kind: str) -> None:
         run_state_machine_as_test(
             type("Machine", (LeaseMachine,), shared),
             settings=settings(
-                max_examples=max(ROUNDS // (3 if kind.endswith("pgbouncer") else 1), 1),
+                max_examples=int(SHARES[kind] * ROUNDS) or 1,
                 stateful_step_count=_STEPS,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
