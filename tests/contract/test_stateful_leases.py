@@ -50,7 +50,7 @@ actors = st.integers(0, ACTORS - 1)
 ttls = st.sampled_from([102.5, 252.5])
 holds = st.sampled_from([0.0, 0.0, 172.5])
 
-SHARES = {"redis": 4, "postgres": 1.5, "postgres-pgbouncer": 0.25, "advisory": 1.5}
+SHARES = {"redis": 3, "postgres": 1, "postgres-pgbouncer": 0.25, "advisory": 1}
 """Histories of a short run, as a multiple of GUARDRUN_TEST_ROUNDS: one of Redis is cheap."""
 
 
