@@ -178,7 +178,6 @@ def test_a_host_lock_does_what_its_model_does(tmp_path: Path) -> None:
         settings=settings(
             max_examples=2 * ROUNDS,
             stateful_step_count=_STEPS,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -347,7 +347,6 @@ def test_a_lease_store_does_what_its_model_does(kind: str) -> None:
             settings=settings(
                 max_examples=int(SHARES[kind] * ROUNDS) or 1,
                 stateful_step_count=_STEPS,
-                deadline=None,
                 suppress_health_check=list(HealthCheck),
             ),
         )

@@ -341,7 +341,6 @@ def test_a_ledger_does_what_its_model_does(kind: str, tmp_path: Path) -> None:
             settings=settings(
                 max_examples=max(int(share * ROUNDS), 1),
                 stateful_step_count=_STEPS,
-                deadline=None,
                 suppress_health_check=list(HealthCheck),
             ),
         )

@@ -260,7 +260,7 @@ MERGED: dict[str, tuple[str, ...]] = {
 """what each place says, where it says something"""
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     said=st.fixed_dictionaries(
         {name: st.sets(st.sampled_from(PLACES)) for name in MERGED},
