@@ -22,15 +22,12 @@ class BlockedChild:
 
     def __init__(self, call: Callable[[], None]) -> None:
         parent = os.getpid()
-        self._pid = os.fork()
-        if self._pid == 0:
-            status = 1
-            try:
-                kernel.die_with_parent(parent)
-                call()
-                status = 0
-            finally:
-                os._exit(status)
+
+        def block() -> None:
+            kernel.die_with_parent(parent)
+            call()
+
+        self._pid = kernel.fork(block)
         self._pidfd = os.pidfd_open(self._pid)
 
     def fileno(self) -> int:

@@ -15,8 +15,10 @@ from guardrun.supervisor.loop import Loop, find_terminal, take_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
+    from guardrun.keeper.keeper import Stores
     from guardrun.keeper.link import Link
     from guardrun.ledger.spool import Spool
     from guardrun.model import Outcome, Plan, Run
@@ -126,11 +128,8 @@ def _keeper(
     lease_url = None if plan.lock is None else plan.lock.lease_url
     if lease_url is None and not _is_remote(ledger_url):
         return None, None
-    from guardrun import channel
-    from guardrun.keeper.keeper import Stores, Terms
-    from guardrun.keeper.link import Link
+    from guardrun.keeper.keeper import Stores
     from guardrun.locks.stores import is_session_bound, open_leases
-    from guardrun.term import Bond, Term
 
     def connect() -> Stores:  # called in the keeper, so that only it loads the drivers
         leases = None if lease_url in (None, ledger_url) else open_leases(lease_url)
@@ -149,11 +148,28 @@ def _keeper(
         ledger = PostgresLedger(ledger_url, time.time, plan.key.claim_ttl, session)
         return Stores(ledger, spool, leases, together)
 
+    session_bound = lease_url is not None and is_session_bound(lease_url)
+    return start_keeper(plan, connect, session_bound, loop, rng, spare)
+
+
+def start_keeper(
+    plan: Plan,
+    connect: Callable[[], Stores],
+    session_bound: bool,
+    loop: Loop,
+    rng: Rng,
+    spare: set[int],
+) -> tuple[Link, Bond]:
+    """Start the keeper of whatever ``connect`` opens, and tie COMMAND's life to it."""
+    from guardrun import channel
+    from guardrun.keeper.keeper import Terms
+    from guardrun.keeper.link import Link
+    from guardrun.term import Bond, Term
+
     on_lease_loss = "stop" if plan.lock is None else plan.lock.on_lease_loss
     ours, wardens = channel.pair()
     term = Term(on_lease_loss)
     terms = Terms(plan.key.claim_ttl, plan.exec.kill_after, on_lease_loss)
-    session_bound = lease_url is not None and is_session_bound(lease_url)
     link = Link(ours, term, connect, terms, session_bound, rng, spare)
     try:
         link.start()

@@ -77,16 +77,12 @@ class Link:
         """Fork a keeper; raises StoreUnavailable when there have been too many."""
         if self._deaths >= _MOST:
             raise StoreUnavailable(f"the keeper ended {self._deaths} times: {self._fault}")
+        held, place = self.held, self.place
         try:
             ours, theirs = channel.pair(messages.KINDS)
-            pid = os.fork()
+            pid = kernel.fork(lambda: self._become_keeper(theirs, held, place))
         except OSError as error:
             raise StoreUnavailable(f"the keeper cannot be started: {error.strerror}") from error
-        if pid == 0:
-            try:
-                self._become_keeper(theirs)
-            finally:
-                os._exit(0)
         theirs.close()
         self._started_at = kernel.now()
         self._spare.add(pid)
@@ -98,13 +94,14 @@ class Link:
         self._end = ours
         self._working = False
 
-    def _become_keeper(self, end: channel.Channel) -> None:
+    def _become_keeper(
+        self, end: channel.Channel, held: Run | None, place: LeaseRequest | None
+    ) -> None:
         try:
             detach(frozenset({end.fileno(), self._tether.fileno()}))
             stores = self._open_stores()
-            Keeper(end, self._tether, self.term, stores, self._terms, self._rng).serve(
-                self.held, self.place
-            )
+            keeper = Keeper(end, self._tether, self.term, stores, self._terms, self._rng)
+            keeper.serve(held, place)
         except Exception as error:
             from guardrun.core.redact import redact_text
 

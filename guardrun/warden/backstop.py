@@ -38,20 +38,19 @@ def start(
     ours, theirs = channel.pair()
     store, kept = channel.pair()
     supervisor = os.pidfd_open(os.getpid())
-    pid = os.fork()
-    if pid:
-        theirs.close()
-        kept.close()
-        os.close(supervisor)
-        if bond is not None:
-            bond.tether.close()  # or the keeper would never see that they are gone
-        return ours, store, pid
-    try:
+
+    def be_backstop() -> None:
         ours.close()
         store.close()
         _stand_by(theirs, kept, supervisor, group, mask, bond)
-    finally:
-        os._exit(0)
+
+    pid = kernel.fork(be_backstop)
+    theirs.close()
+    kept.close()
+    os.close(supervisor)
+    if bond is not None:
+        bond.tether.close()  # or the keeper would never see that they are gone
+    return ours, store, pid
 
 
 def _stand_by(
@@ -65,21 +64,20 @@ def _stand_by(
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     kernel.become_subreaper()
     backstop = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
+
+    def be_warden() -> None:
         try:
             kernel.become_subreaper()
             os.setpgid(0, 0)
             kept.close()
             Warden(theirs, supervisor, group, mask, bond).serve()
-            status = 0
             if os.getppid() == backstop:  # stopped, it would keep the lock of a run that is over
                 os.kill(backstop, signal.SIGCONT)
         except Exception as error:
             os.write(2, f"guardrun: the warden failed: {error!r}\n".encode())
-        finally:
-            os._exit(status)
+            raise
+
+    pid = kernel.fork(be_warden)
     theirs.close()
     warden = os.pidfd_open(pid)
     _keep_until_death(kept, supervisor, pid, warden)
