@@ -1,0 +1,275 @@
+"""The invariants, checked as things happen; what each of them leaves out is said where it does.
+
+M  as many COMMANDs of one lock, and one of a key, at most are alive at once
+F  fences grow with every grant, and a resource that checks them rejects who is behind
+O  one success a key
+D  no COMMAND starts before its claim and its lease are the server's truth
+T  what a run has told of its end never changes
+K  nothing of COMMAND is alive when its lease or claim could be another's
+R  nothing is given up while COMMAND is alive, nor before its outcome is somewhere
+L  once faults stop, every run ends, whoever waits gets the lock, and no outcome is lost
+S  no secret in an event or a row
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from guardrun.model import Grant, LeaseRequest, Outcome, Run
+
+from .command import CommandProcess
+from .machine import Process, World
+from .network import SECRET
+
+if TYPE_CHECKING:
+    from .job import Job
+    from .scenario import Scene
+
+_AFTER_RESUME = 1.0
+"""s that a host which was asleep has to kill what has lapsed meanwhile: it is the first it does"""
+_SECOND_FAULT = 2.5
+"""s more than what one fault leaves: two of the three that watch COMMAND failed in a row"""
+_NEVER = float("inf")
+
+
+class Checker:
+    """Sees all that servers and processes do, and notes what must not be."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.scene: Scene
+        self.jobs: dict[str, Job] = {}
+        self._fences: dict[str, int] = {}
+        self._register: dict[str, int] = {}
+        self._terminal: dict[str, Any] = {}
+
+    # ------------------------------------------------------------ COMMAND
+
+    def lives(self, command: CommandProcess) -> None:
+        """A process of COMMAND has started: D, and M."""
+        job: Job = command.run
+        job.alive[command.pid] = command
+        if not command.main:
+            return
+        job.executions += 1
+        self._count("COMMAND started")
+        self.world.tell(command, f"starts, fence {command.env.get('GUARDRUN_FENCING_TOKEN')}")
+        if job.excused:
+            return
+        if job.leased and job.lapses_at() < self.world.now and not job.voided:
+            self._violate("D", f"{job} starts COMMAND without a lease")
+        if job.me.key is not None:
+            held = self.scene.ledger_model.keys.get(job.me.key)
+            ours = held is not None and held.token == job.me.token and held.state == "running"
+            if not ours or job.claim_lapses_at() < self.world.now:
+                self._violate("D", f"{job} starts COMMAND without a claim")
+            self._check_success(job)
+        self._check_overlap(job)
+
+    def _check_overlap(self, job: Job) -> None:
+        """M. A host that sleeps runs nothing; what it must kill when it wakes up is K's matter."""
+        others = [
+            other
+            for other in self.jobs.values()
+            if other is not job and other.alive and not other.excused and not self._asleep(other)
+        ]
+        if job.me.lock is not None and not job.voided:
+            same = [one for one in others if one.me.lock == job.me.lock and one.holds_lock()]
+            if len(same) >= job.slots:
+                self._violate("M", f"{job} runs beside {', '.join(map(str, same))}")
+        if job.me.key is not None:
+            keyed = [one for one in others if one.me.key == job.me.key]
+            if keyed:
+                self._violate("M", f"{job} runs beside {keyed[0]} with the same key")
+
+    def _check_success(self, job: Job) -> None:
+        """O: a key whose success is recorded is not executed again."""
+        for row in self.scene.ledger_model.rows.values():
+            if row.run.key == job.me.key and row.result == "success" and not row.stale:
+                self._violate("O", f"{job} executes a key that {row.run.job_id} has done")
+
+    def writes(self, command: CommandProcess) -> None:
+        """COMMAND writes to a resource that checks fences."""
+        fence = int(command.env.get("GUARDRUN_FENCING_TOKEN") or 0)
+        lock = command.run.me.lock
+        if not fence or command.run.slots > 1:
+            return
+        if fence < self._register.get(lock, 0):
+            self._count("stale fence rejected")
+        else:
+            self._register[lock] = fence
+
+    def died(self, process: Process) -> None:
+        """K, when the last of COMMAND has died; a daemon that a normal end left is not COMMAND."""
+        if not isinstance(process, CommandProcess):
+            return
+        job: Job = process.run
+        job.alive.pop(process.pid, None)
+        if process.by_itself and process.main:
+            job.alive.clear()
+        self.world.tell(process, "is dead" if not process.by_itself else "has ended")
+        if not job.alive and not job.excused:
+            self._check_time(job)
+
+    def _check_time(self, job: Job) -> None:
+        now = self.world.now
+        limits = []
+        if job.leased and not job.voided and not job.warns:
+            limits.append((job.lapses_at(), "its lease"))
+        if job.me.key is not None and job.executions:
+            limits.append((job.claim_lapses_at(), "its claim"))
+        for limit, what in limits:
+            if job.host.resumed_at > limit - job.ttl or job.host.suspended:
+                limit = max(limit, job.host.resumed_at + _AFTER_RESUME)
+            if len(job.faulted) > 1:
+                limit += _SECOND_FAULT
+            if now > limit:
+                self._violate("K", f"COMMAND of {job} outlived {what} by {now - limit:.3f} s")
+
+    def _asleep(self, job: Job) -> bool:
+        host = job.host
+        return host.suspended or self.world.now < host.resumed_at + _AFTER_RESUME
+
+    def changed(self, process: Process) -> None:
+        """Somebody was stopped, continued or killed: is anybody left who can act?
+
+        Supervisor and warden stopped together are more than the contract promises to survive, and
+        so is any state in which none of the three can act.
+        """
+        job: Job | None = process.run
+        if job is None or isinstance(process, CommandProcess):
+            return
+        self.world.tell(
+            process, "killed" if process.dead else "stopped" if process.stopped else "continued"
+        )
+        if process.role != "keeper" and (process.dead or process.stopped):
+            job.faulted.add(process.role)
+        roles = job.roles
+        warden, supervisor = roles.get("warden"), roles.get("supervisor")
+        backstop = roles.get("backstop")
+        if warden is None or backstop is None or supervisor is None or not job.alive:
+            return
+        able = [not one.dead and not one.stopped for one in (warden, supervisor, backstop)]
+        third = able[2] and (warden.dead or supervisor.dead)
+        if not able[0] and not able[1] and not third:
+            job.excused = True
+            self._count("excused: none left to act")
+
+    # ------------------------------------------------------------ the lease store
+
+    def granted(self, wanted: LeaseRequest, grant: Grant, now: float) -> None:
+        """F."""
+        job = self.jobs[wanted.job_id]
+        assert grant.fence is not None
+        if job.fence != grant.fence:
+            if grant.fence <= self._fences.get(wanted.lock, 0):
+                self._violate("F", f"{job} gets fence {grant.fence}, which is not new")
+            self._fences[wanted.lock] = job.fence = grant.fence
+            self._count("lease granted")
+        self.leased(wanted, now)
+
+    def leased(self, wanted: LeaseRequest, now: float) -> None:
+        """A lease is good until then."""
+        self.jobs[wanted.job_id].lease_until = now + wanted.ttl
+
+    def given_up(self, wanted: LeaseRequest) -> None:
+        """R: the lock is given back when COMMAND is dead and its outcome somewhere."""
+        job = self.jobs[wanted.job_id]
+        self._count("lease released")
+        job.released = True
+        if job.alive:
+            self._violate("R", f"{job} gives its lock back while COMMAND is alive")
+        told = job.scene.ledger is None or self._is_told(job) or job.unsaved
+        supervisor = job.roles["supervisor"]
+        if job.executions and not told and not supervisor.dead:
+            self._violate("R", f"{job} gives its lock back before its outcome is anywhere")
+
+    def _is_told(self, job: Job) -> bool:
+        row = self.scene.ledger_model.rows.get(job.me.job_id)
+        return (row is not None and row.terminal) or job.spooled()
+
+    def took_away(self, job_id: str) -> None:
+        """An operator has ended a holding, or the store forgot it: M and K do not hold for it."""
+        self.jobs[job_id].voided = True
+
+    # ------------------------------------------------------------ the ledger
+
+    def written(self, job_id: str) -> None:
+        """T, whenever anything is written."""
+        model = self.scene.ledger_model
+        self.jobs[job_id].note_claim()
+        row = model.rows.get(job_id)
+        if row is None or not row.terminal:
+            return
+        told = (row.result, row.exit_code, row.reason, row.attempts, row.stale, row.finished_at)
+        if self._terminal.setdefault(job_id, told) != told:
+            self._violate("T", f"the row of {job_id} was {self._terminal[job_id]}, and is {told}")
+        if SECRET in repr(row):
+            self._violate("S", f"the row of {job_id} has a secret in it")
+
+    def recorded(self, outcome: Outcome) -> None:
+        """R: an outcome is recorded when COMMAND is dead."""
+        job = self.jobs[outcome.run.job_id]
+        if job.alive:
+            self._violate("R", f"{job} records its outcome while COMMAND is alive")
+
+    def disowned(self, run: Run) -> None:
+        """R: the same for a claim that its keeper gives up."""
+        job = self.jobs[run.job_id]
+        self._count("claim given up by a keeper")
+        if job.alive:
+            self._violate("R", f"{job} gives its claim up while COMMAND is alive")
+
+    # ------------------------------------------------------------ events and the end
+
+    def emitted(self, job: Job, text: str) -> None:
+        """S."""
+        for secret in (SECRET, job.me.token):
+            if secret is not None and secret in text:
+                self._violate("S", f"{job} logs a secret: {text}")
+
+    def finish(self) -> None:
+        """L, when nothing happens any more."""
+        for job in self.jobs.values():
+            if job.started and not job.over():
+                left = [one for one in job.roles.values() if not one.dead]
+                self._violate("L", f"{job} has not ended: {left}")
+            elif job.alive and not job.excused:
+                self._violate("K", f"{job} left {list(job.alive.values())} behind")
+            elif job.executions and job.scene.ledger is not None:
+                self._check_not_lost(job)
+            if job.probe and job.outcome is not None:
+                self._check_probe(job)
+        successes: dict[str, str] = {}
+        for job_id, row in self.scene.ledger_model.rows.items():
+            key = row.run.key
+            if key is not None and row.result == "success" and not row.stale:
+                if key in successes:
+                    self._violate("O", f"{key} succeeded twice: {successes[key]}, {job_id}")
+                successes[key] = job_id
+
+    def _check_not_lost(self, job: Job) -> None:
+        """No outcome is lost; of a run without a key that was killed there may be no row."""
+        row = self.scene.ledger_model.rows.get(job.me.job_id)
+        if self._is_told(job) or job.unsaved:
+            return
+        if job.outcome is not None:
+            self._violate("L", f"the outcome of {job} is nowhere: {job.outcome.result}")
+        elif row is None:
+            if job.me.key is not None:
+                self._violate("L", f"{job} executed, and there is no row of it")
+        elif row.result == "running":
+            if (row.alive_until or 0.0) > self.scene.ledger_server.clock():
+                self._violate("L", f"{job} is dead, and its row says running")
+            self._count("row lapsed")
+
+    def _check_probe(self, job: Job) -> None:
+        assert job.outcome is not None
+        if job.outcome.result not in ("success", "skipped_duplicate", "precondition_failed"):
+            self._violate("L", f"{job}, after all faults, ended: {job.outcome.result}")
+
+    def _violate(self, rule: str, what: str) -> None:
+        self.world.violate(f"{rule}: {what}")
+
+    def _count(self, what: str) -> None:
+        self.world.counts[what] += 1

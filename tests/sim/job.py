@@ -1,0 +1,206 @@
+"""One run of guardrun in the simulated world: its plan, its processes, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from guardrun import run as running
+from guardrun.command import Command
+from guardrun.keeper.keeper import Stores
+from guardrun.keeper.lease_proxy import LeaseProxy
+from guardrun.keeper.ledger_proxy import LedgerProxy
+from guardrun.ledger.spool import Spool
+from guardrun.model import Event, Outcome, Plan, Run
+from guardrun.supervisor.loop import PASSED, STOP, Loop, Terminal
+from guardrun.world import start_keeper
+
+from .command import CommandProcess, Habits, draw_habits
+from .drivers import SimLeases, SimLedger, SimSpool
+from .machine import Host, Program
+
+if TYPE_CHECKING:
+    from .scenario import Scene
+
+SIGNALS = frozenset({*STOP, *PASSED, 17})
+"""what the supervisor's loop reads; 17 is SIGCHLD"""
+
+
+class Diary:
+    """The log of one run, as far as it concerns us."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def bind(self, **fields: object) -> Diary:  # noqa: ARG002
+        return self
+
+    def emit(self, event: Event) -> None:
+        self._job.emit(event)
+
+    def open(self) -> None: ...
+
+    def interests(self) -> list[tuple[int, int]]:
+        return []
+
+
+class Job:
+    """One run. ``probe``: it is started when all faults are over, to see whether things work."""
+
+    def __init__(
+        self, scene: Scene, host: Host, plan: Plan, me: Run, failing: float, probe: bool = False
+    ) -> None:
+        self.scene = scene
+        self.host = host
+        self.plan = plan
+        self.me = me
+        self.probe = probe
+        self.started = False
+        self.outcome: Outcome | None = None
+        """what the supervisor came to in the end"""
+        self.unsaved = False
+        self.released = False
+        self.roles: dict[str, Program] = {}
+        """the latest process of each role"""
+        self.programs: list[Program] = []
+        self.alive: dict[int, CommandProcess] = {}
+        """processes of COMMAND"""
+        self.executions = 0
+        self.faulted: set[str] = set()
+        """who of those that watch COMMAND was stopped or killed"""
+        self.excused = False
+        """nobody was left who could have ended COMMAND"""
+        self.voided = False
+        """its lease was taken away, or forgotten by the store"""
+        self.fence: int | None = None
+        self.lease_until = float("-inf")
+        """by the lease store's clock, as ``claim_until`` is by the ledger's"""
+        self.claim_until = float("-inf")
+        self._failing = failing
+
+    def __str__(self) -> str:
+        return self.me.job_id
+
+    # ------------------------------------------------------------ its life
+
+    def start(self) -> None:
+        """Start guardrun, as cron would."""
+        if self.host.suspended:  # cron sleeps as well
+            self.scene.world.after(1.0, self.start)
+            return
+        self.started = True
+        self.me = self.me._replace(started_at=self.host.wall())
+        program = Program(self.host, None, self, "supervisor", self._perform)
+        program.blocked = SIGNALS
+        self.me = self.me._replace(
+            pid=program.pid, owner=f"{self.host.name}:{program.pid}:{self.me.job_id}"
+        )
+
+    def _perform(self) -> None:
+        """As ``world.perform``, with the world's real things replaced."""
+        scene, plan, rng = self.scene, self.plan, self.scene.world.rng
+        log: Any = Diary(self)
+        loop = Loop(SIGNALS, Terminal(None), log)
+        spare: set[int] = set()
+        spool = None if scene.ledger is None else SimSpool(self.host)
+        link, bond = start_keeper(
+            plan, lambda: self._connect(spool), False, loop, rng, spare
+        )
+        lock = (
+            None
+            if plan.lock is None
+            else LeaseProxy(link, plan.lock, loop, rng, plan.ledger.store_wait)
+        )
+        tools = running.Tools(
+            loop=loop,
+            log=log,
+            rng=rng,
+            lock=lock,
+            ledger=None if scene.ledger is None else LedgerProxy(link, loop, rng),
+            spool=spool,
+            command=Command(plan.exec, self.me, loop, log, frozenset(), None, bond, spare),
+        )
+        self.outcome = running.run(plan, self.me, tools)
+
+    def _connect(self, spool: Spool | None) -> Stores:
+        """In the keeper: load the drivers, which takes its time."""
+        scene = self.scene
+        keeper = scene.world.current
+        assert keeper is not None
+        awake = self.host.awake() + scene.world.rng.uniform(0.02, 0.2)
+        keeper.wait(lambda: False, awake_due=awake)
+        leases = (
+            None
+            if scene.leases is None or self.plan.lock is None
+            else SimLeases(scene.leases, scene.network, keeper)
+        )
+        if scene.ledger is None:
+            return Stores(None, None, leases, together=False)
+        ledger = SimLedger(scene.ledger, scene.network, self.host)
+        together = scene.together and leases is not None
+        return Stores(ledger, spool, leases, together=together)
+
+    def emit(self, event: Event) -> None:
+        """The run logs something."""
+        world = self.scene.world
+        world.counts[f"event {event.name}"] += 1
+        if event.name == "outcome_unsaved":
+            self.unsaved = True
+        fields: Mapping[str, object] = event.fields
+        if world.tracing:
+            world.tell(self.me.job_id, f"logs {event.name} {dict(fields)}")
+        self.scene.checker.emitted(self, repr(fields))
+
+    def draw_habits(self) -> Habits:
+        """How COMMAND behaves this time."""
+        longest = 0.2 if self.probe else 40.0
+        return draw_habits(self.scene.world.rng, longest, self._failing)
+
+    # ------------------------------------------------------------ what it has
+
+    @property
+    def leased(self) -> bool:
+        """Whether it runs under a lock."""
+        return self.plan.lock is not None
+
+    @property
+    def warns(self) -> bool:
+        """Whether COMMAND runs on when the lock is lost."""
+        return self.plan.lock is not None and self.plan.lock.on_lease_loss == "warn"
+
+    @property
+    def slots(self) -> int:
+        return 1 if self.plan.lock is None else self.plan.lock.slots
+
+    @property
+    def ttl(self) -> float:
+        """s; the longer of its two"""
+        return max(self.plan.key.claim_ttl, 0.0 if self.plan.lock is None else self.plan.lock.ttl)
+
+    def holds_lock(self) -> bool:
+        """Whether its COMMAND counts as a holder."""
+        return not self.voided and not (self.warns and self.lapses_at() < self.scene.world.now)
+
+    def lapses_at(self) -> float:
+        """The true moment when its lease is over."""
+        assert self.scene.lease_server is not None
+        return self.scene.lease_server.when(self.lease_until)
+
+    def claim_lapses_at(self) -> float:
+        """The true moment when its claim is over."""
+        return self.scene.ledger_server.when(self.claim_until)
+
+    def note_claim(self) -> None:
+        """See until when the ledger says that its claim is good."""
+        key = self.me.key
+        held = None if key is None else self.scene.ledger_model.keys.get(key)
+        if held is not None and held.token == self.me.token and held.claim_until is not None:
+            self.claim_until = max(self.claim_until, held.claim_until)
+
+    def spooled(self) -> bool:
+        """Whether its outcome waits on its host's disk."""
+        return any(self.me.job_id in path for path in self.host.spool)
+
+    def over(self) -> bool:
+        """Whether nothing of guardrun is left of it."""
+        return all(program.dead for program in self.programs)
