@@ -34,7 +34,7 @@ class Habits:
 
 def draw_habits(rng: Random, longest: float, failing: float) -> Habits:
     """Draw a behaviour: most end well, some fail, some ignore TERM or leave something behind."""
-    works = min(rng.choice((0.0, 0.05, 1.0, 5.0, 15.0)) + rng.expovariate(1.0), longest)
+    works = min(rng.choice((0.0, 0.05, 1.0, 5.0, 15.0, 30.0)) + rng.expovariate(1.0), longest)
     return Habits(
         works,
         code=rng.choice((1, 75)) if rng.random() < failing else 0,
@@ -65,6 +65,8 @@ class CommandProcess(Process):
         """it was told to stop"""
         self.by_itself = False
         """it has ended by its own exit, and nobody had asked it to"""
+        self.daemon = isinstance(parent, CommandProcess) and parent.daemon
+        """COMMAND has ended by itself and left it running: its own business"""
         self._late: list[tuple[Any, ...]] = []
         """what it would have done while it was stopped"""
         self.world.hooks.lives(self)  # type: ignore[attr-defined]

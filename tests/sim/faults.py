@@ -28,9 +28,12 @@ _WEATHERS = (
 
 
 class Faults:
-    """The troubles of one schedule, all over at ``until`` (true time)."""
+    """The troubles of one schedule, all over at ``until``; ``starts`` is when runs start.
 
-    def __init__(self, scene: Scene, until: float) -> None:
+    Both are true time. Troubles come where something is going on.
+    """
+
+    def __init__(self, scene: Scene, starts: list[float], until: float) -> None:
         self._scene = scene
         self._world = world = scene.world
         self._until = until
@@ -45,7 +48,8 @@ class Faults:
             *(self._fill_disk, self._take_away, self._stop_command),
         ]
         for _ in range(rng.choice((0, 1, 1, 2, 2, 3, 5, 8))):
-            world.at(rng.uniform(0, until), self._guarded, rng.choice(kinds))
+            moment = rng.choice(starts) + rng.expovariate(1 / rng.choice((2.0, 10.0)))
+            world.at(min(moment, until), self._guarded, rng.choice(kinds))
         for _ in range(rng.choice((0, 0, 1, 1, 2))):
             trap = rng.choice((self._trap_kill, self._trap_kill, self._trap_stop))
             self._traps.append((rng.choice(_ROLES), 1 + int(rng.expovariate(1 / 40)), trap))

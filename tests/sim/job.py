@@ -149,7 +149,7 @@ class Job:
         fields: Mapping[str, object] = event.fields
         if world.tracing:
             world.tell(self.me.job_id, f"logs {event.name} {dict(fields)}")
-        self.scene.checker.emitted(self, repr(fields))
+        self.scene.checker.emitted(self, event.name, repr(fields))
 
     def draw_habits(self) -> Habits:
         """How COMMAND behaves this time."""

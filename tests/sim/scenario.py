@@ -59,7 +59,7 @@ class Scene:
         self._locks = kind != "key"
         self._draw_stores(kind)
         self._draw_jobs()
-        self.faults = Faults(self, _TROUBLE)
+        self.faults = Faults(self, self._starts, _TROUBLE)
         world.at(_TROUBLE, self._calm_down)
 
     def _rate(self) -> float:
@@ -95,9 +95,10 @@ class Scene:
         self._keyed = self.ledger is not None and (self.leases is None or rng.random() < 0.6)
         failing = rng.choice((0.0, 0.1, 0.5))
         spread = rng.choice((0.0, 5.0, 30.0))
-        for _ in range(rng.choice((1, 2, 3, 3, 4, 5))):
+        self._starts = [rng.uniform(0, spread) for _ in range(rng.choice((1, 2, 3, 3, 4, 5)))]
+        for start in self._starts:
             job = self._add(rng.choice(self.hosts), self._draw_plan(), failing)
-            self.world.at(rng.uniform(0, spread), job.start)
+            self.world.at(start, job.start)
 
     def _draw_plan(self) -> Plan:
         rng = self.world.rng
