@@ -20,6 +20,7 @@ from guardrun.model import Grant, LeaseRequest, Outcome, Run
 from .command import CommandProcess
 from .machine import Process, World
 from .network import SECRET
+from .promptness import Promptness
 
 if TYPE_CHECKING:
     from .job import Job
@@ -38,6 +39,7 @@ class Checker:
     def __init__(self, world: World) -> None:
         self.world = world
         self.scene: Scene
+        self.promptness = Promptness(self)
         self.jobs: dict[str, Job] = {}
         self._fences: dict[str, int] = {}
         self._register: dict[str, int] = {}
@@ -48,22 +50,24 @@ class Checker:
     def lives(self, command: CommandProcess) -> None:
         """A process of COMMAND has started: D, and M."""
         job: Job = command.run
-        if not command.daemon:
-            job.alive[command.pid] = command
+        (job.daemons if command.daemon else job.alive)[command.pid] = command
         if not command.main:
             return
+        if job.daemons and not job.excused:
+            self.violate("K", f"{job} starts another attempt beside what the last one left")
         job.executions += 1
+        self.promptness.watch_term(job)
         self._count("COMMAND started")
         self.world.tell(command, f"starts, fence {command.env.get('GUARDRUN_FENCING_TOKEN')}")
-        if job.excused:
+        if job.excused or self._asleep(job):
             return
         if job.leased and job.lapses_at() < self.world.now and not job.voided:
-            self._violate("D", f"{job} starts COMMAND without a lease")
+            self.violate("D", f"{job} starts COMMAND without a lease")
         if job.me.key is not None:
             held = self.scene.ledger_model.keys.get(job.me.key)
             ours = held is not None and held.token == job.me.token and held.state == "running"
             if not ours or job.claim_lapses_at() < self.world.now:
-                self._violate("D", f"{job} starts COMMAND without a claim")
+                self.violate("D", f"{job} starts COMMAND without a claim")
             self._check_success(job)
         self._check_overlap(job)
 
@@ -77,17 +81,17 @@ class Checker:
         if job.me.lock is not None and not job.voided:
             same = [one for one in others if one.me.lock == job.me.lock and one.holds_lock()]
             if len(same) >= job.slots:
-                self._violate("M", f"{job} runs beside {', '.join(map(str, same))}")
+                self.violate("M", f"{job} runs beside {', '.join(map(str, same))}")
         if job.me.key is not None:
             keyed = [one for one in others if one.me.key == job.me.key]
             if keyed:
-                self._violate("M", f"{job} runs beside {keyed[0]} with the same key")
+                self.violate("M", f"{job} runs beside {keyed[0]} with the same key")
 
     def _check_success(self, job: Job) -> None:
         """O: a key whose success is recorded is not executed again."""
         for row in self.scene.ledger_model.rows.values():
             if row.run.key == job.me.key and row.result == "success" and not row.stale:
-                self._violate("O", f"{job} executes a key that {row.run.job_id} has done")
+                self.violate("O", f"{job} executes a key that {row.run.job_id} has done")
 
     def writes(self, command: CommandProcess) -> None:
         """COMMAND writes to a resource that checks fences."""
@@ -110,7 +114,9 @@ class Checker:
         if process.by_itself and process.main:
             for left in job.alive.values():
                 left.daemon = True
+            job.daemons.update(job.alive)
             job.alive.clear()
+        job.daemons.pop(process.pid, None)
         if counted is not None and not job.alive and not job.excused:
             self._check_time(job)
 
@@ -124,10 +130,10 @@ class Checker:
         for limit, what in limits:
             if job.host.resumed_at > limit - job.ttl or job.host.suspended:
                 limit = max(limit, job.host.resumed_at + _AFTER_RESUME)
-            if len(job.faulted) > 1:
+            if len(job.faulted - {"keeper"}) > 1:
                 limit += _SECOND_FAULT
             if now > limit:
-                self._violate("K", f"COMMAND of {job} outlived {what} by {now - limit:.3f} s")
+                self.violate("K", f"COMMAND of {job} outlived {what} by {now - limit:.3f} s")
 
     def _asleep(self, job: Job) -> bool:
         host = job.host
@@ -145,8 +151,10 @@ class Checker:
         ended = "killed" if process.status & 0x7F else "ends"
         now = ended if process.dead else "is stopped" if process.stopped else "is continued"
         self.world.tell(process, now)
-        if process.role != "keeper" and (process.dead or process.stopped):
+        if process.stopped or process.status & 0x7F:
             job.faulted.add(process.role)
+        if process.dead and process.role == "supervisor":
+            self.promptness.expect_freed(job)
         roles = job.roles
         warden, supervisor = roles.get("warden"), roles.get("supervisor")
         backstop = roles.get("backstop")
@@ -166,7 +174,7 @@ class Checker:
         assert grant.fence is not None
         if job.fence != grant.fence:
             if grant.fence <= self._fences.get(wanted.lock, 0):
-                self._violate("F", f"{job} gets fence {grant.fence}, which is not new")
+                self.violate("F", f"{job} gets fence {grant.fence}, which is not new")
             self._fences[wanted.lock] = job.fence = grant.fence
             self._count("lease granted")
         self.leased(wanted, now)
@@ -179,13 +187,13 @@ class Checker:
         """R: the lock is given back when COMMAND is dead and its outcome somewhere."""
         job = self.jobs[wanted.job_id]
         self._count("lease released")
-        job.released = True
+        self.promptness.expect_handoff(wanted.lock)
         if job.alive:
-            self._violate("R", f"{job} gives its lock back while COMMAND is alive")
+            self.violate("R", f"{job} gives its lock back while COMMAND is alive")
         told = job.scene.ledger is None or self._is_told(job) or job.unsaved
         supervisor = job.roles["supervisor"]
         if job.executions and not told and not supervisor.dead:
-            self._violate("R", f"{job} gives its lock back before its outcome is anywhere")
+            self.violate("R", f"{job} gives its lock back before its outcome is anywhere")
 
     def _is_told(self, job: Job) -> bool:
         row = self.scene.ledger_model.rows.get(job.me.job_id)
@@ -206,22 +214,22 @@ class Checker:
             return
         told = (row.result, row.exit_code, row.reason, row.attempts, row.stale, row.finished_at)
         if self._terminal.setdefault(job_id, told) != told:
-            self._violate("T", f"the row of {job_id} was {self._terminal[job_id]}, and is {told}")
+            self.violate("T", f"the row of {job_id} was {self._terminal[job_id]}, and is {told}")
         if SECRET in repr(row):
-            self._violate("S", f"the row of {job_id} has a secret in it")
+            self.violate("S", f"the row of {job_id} has a secret in it")
 
     def recorded(self, outcome: Outcome) -> None:
         """R: an outcome is recorded when COMMAND is dead."""
         job = self.jobs[outcome.run.job_id]
         if job.alive:
-            self._violate("R", f"{job} records its outcome while COMMAND is alive")
+            self.violate("R", f"{job} records its outcome while COMMAND is alive")
 
     def disowned(self, run: Run) -> None:
         """R: the same for a claim that its keeper gives up."""
         job = self.jobs[run.job_id]
         self._count("claim given up by a keeper")
         if job.alive:
-            self._violate("R", f"{job} gives its claim up while COMMAND is alive")
+            self.violate("R", f"{job} gives its claim up while COMMAND is alive")
 
     # ------------------------------------------------------------ events and the end
 
@@ -229,16 +237,16 @@ class Checker:
         """S. ``outcome_unsaved`` is the last copy of an outcome, the claim's token included."""
         for secret in (SECRET, job.me.token if event != "outcome_unsaved" else None):
             if secret is not None and secret in text:
-                self._violate("S", f"{job} logs a secret: {text}")
+                self.violate("S", f"{job} logs a secret: {text}")
 
     def finish(self) -> None:
         """L, when nothing happens any more."""
         for job in self.jobs.values():
             if job.started and not job.over():
                 left = [one for one in job.roles.values() if not one.dead]
-                self._violate("L", f"{job} has not ended: {left}")
+                self.violate("L", f"{job} has not ended: {left}")
             elif job.alive and not job.excused:
-                self._violate("K", f"{job} left {list(job.alive.values())} behind")
+                self.violate("K", f"{job} left {list(job.alive.values())} behind")
             elif job.executions and job.scene.ledger is not None:
                 self._check_not_lost(job)
             if job.probe and job.outcome is not None:
@@ -248,7 +256,7 @@ class Checker:
             key = row.run.key
             if key is not None and row.result == "success" and not row.stale:
                 if key in successes:
-                    self._violate("O", f"{key} succeeded twice: {successes[key]}, {job_id}")
+                    self.violate("O", f"{key} succeeded twice: {successes[key]}, {job_id}")
                 successes[key] = job_id
 
     def _check_not_lost(self, job: Job) -> None:
@@ -257,19 +265,20 @@ class Checker:
         if self._is_told(job) or job.unsaved:
             return
         if job.outcome is not None:
-            self._violate("L", f"the outcome of {job} is nowhere: {job.outcome.result}")
+            self.violate("L", f"the outcome of {job} is nowhere: {job.outcome.result}")
         elif row is None:
             if job.me.key is not None:
-                self._violate("L", f"{job} executed, and there is no row of it")
+                self.violate("L", f"{job} executed, and there is no row of it")
         elif row.result == "running":
             self._count("row left to lapse")
 
     def _check_probe(self, job: Job) -> None:
         assert job.outcome is not None
         if job.outcome.result not in ("success", "skipped_duplicate", "precondition_failed"):
-            self._violate("L", f"{job}, after all faults, ended: {job.outcome.result}")
+            self.violate("L", f"{job}, after all faults, ended: {job.outcome.result}")
 
-    def _violate(self, rule: str, what: str) -> None:
+    def violate(self, rule: str, what: str) -> None:
+        """A rule was broken."""
         self.world.violate(f"{rule}: {what}")
 
     def _count(self, what: str) -> None:

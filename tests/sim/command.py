@@ -11,7 +11,7 @@ from typing import Any
 from .machine import Host, Process, Program
 
 _DYING = 0.005
-"""s that SIGKILL takes at most"""
+"""s that SIGKILL takes mostly; what sits in the kernel takes twenty times that"""
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,13 @@ class Habits:
     """where it is asked to stop, it starts another first"""
 
 
-def draw_habits(rng: Random, longest: float, failing: float) -> Habits:
+def draw_habits(rng: Random, works: float, failing: float, deaf: float) -> Habits:
     """Draw a behaviour: most end well, some fail, some ignore TERM or leave something behind."""
-    works = min(rng.choice((0.0, 0.05, 1.0, 5.0, 15.0, 30.0)) + rng.expovariate(1.0), longest)
     return Habits(
         works,
         code=rng.choice((1, 75)) if rng.random() < failing else 0,
         crashes=rng.random() < failing / 3,
-        deaf=rng.random() < 0.2,
+        deaf=rng.random() < deaf,
         tidies=rng.choice((0.0, 0.01, 0.3, 2.0)) * rng.random(),
         child_after=rng.uniform(0, works) if rng.random() < 0.3 else None,
         restless=rng.random() < 0.05,
@@ -87,7 +86,8 @@ class CommandProcess(Process):
     def signal(self, signum: int) -> None:
         if signum == SIGKILL:
             self.asked = True
-            self.world.after(self.world.rng.random() * _DYING, self.die, SIGKILL)
+            drawn = self.world.rng.random()
+            self.world.after(drawn * _DYING * (20 if drawn > 0.8 else 1), self.die, SIGKILL)
         else:
             super().signal(signum)
 
@@ -107,13 +107,16 @@ class CommandProcess(Process):
         elif what == "end":
             self._end()
         elif what == "branch":
-            self._branch(draw_habits(self.world.rng, 40.0, 0.0))
+            works = self.world.rng.expovariate(0.2)
+            self._branch(draw_habits(self.world.rng, works, 0.0, 0.3))
         else:
             self.world.hooks.writes(self)  # type: ignore[attr-defined]
 
     def _end(self) -> None:
         self.by_itself = not self.asked and not self.habits.crashes
-        self.die(SIGTERM if self.habits.crashes or self.asked else self.habits.code << 8)
+        tidied = self.asked and self.habits.tidies > 0
+        signalled = self.habits.crashes or (self.asked and not tidied)
+        self.die(SIGTERM if signalled else self.habits.code << 8)
 
     def _branch(self, habits: Habits) -> None:
         CommandProcess(self.host, self, self.run, self.env, habits, main=False)

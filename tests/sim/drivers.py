@@ -55,28 +55,29 @@ class LeaseService:
         self.server = server
         self.model = model
         self._network = network
-        self._checker = checker
+        self.checker = checker
         self._listeners: dict[str, SimLeases] = {}
 
     def acquire(self, client: SimLeases, wanted: LeaseRequest, wait: bool, now: float) -> Any:
+        self.checker.jobs[wanted.job_id].lease_token = wanted.token
         if wait:
             self._listeners[wanted.token] = client
         said = self.model.acquire(wanted, wait, now)
         if isinstance(said, Grant):
-            self._checker.granted(wanted, said, now)
+            self.checker.granted(wanted, said, now)
         self.wake()
         return said
 
     def renew(self, wanted: LeaseRequest, now: float) -> tuple[bool, bool]:
         ours = self.model.renew(wanted, now)
         if ours:
-            self._checker.leased(wanted, now)
+            self.checker.leased(wanted, now)
         return ours, self.model.awaited(wanted.lock, wanted.token, now)
 
     def release(self, wanted: LeaseRequest, now: float) -> bool:
         given = self.model.release(wanted, now)
         if given:
-            self._checker.given_up(wanted)
+            self.checker.given_up(wanted)
         self.wake()
         return given
 
@@ -135,6 +136,8 @@ class SimLeases:
         ours, self.awaited = self._ask(
             f"renew lease of {wanted.job_id}", lambda now: self._service.renew(wanted, now), due
         )
+        if not ours:
+            self._service.checker.promptness.expect_dead(wanted.job_id, lock=True)
         return bool(ours)
 
     def release(self, wanted: LeaseRequest, due: float) -> bool:
@@ -185,16 +188,16 @@ class LedgerService:
         self.server = server
         self.model = model
         self._leases = leases
-        self._checker = checker
+        self.checker = checker
 
     def begin(self, run: Run, key: KeySpec, now: float) -> Claim | Refusal:
         said = self.model.begin(run, key, now)
-        self._checker.written(run.job_id)
+        self.checker.written(run.job_id)
         return said
 
     def renew(self, run: Run, now: float) -> bool:
         ours = self.model.renew(run, now)
-        self._checker.written(run.job_id)
+        self.checker.written(run.job_id)
         return ours
 
     def finish(
@@ -205,21 +208,21 @@ class LedgerService:
         else:
             assert self._leases is not None
             recorded = self.model.finish_and_release(outcome, wanted, ago, now)
-            self._checker.given_up(wanted)
+            self.checker.given_up(wanted)
             self._leases.wake()
-        self._checker.recorded(outcome)
-        self._checker.written(outcome.run.job_id)
+        self.checker.recorded(outcome)
+        self.checker.written(outcome.run.job_id)
         return recorded
 
     def interrupt(self, run: Run, now: float) -> None:
         self.model.interrupt(run)
-        self._checker.disowned(run)
-        self._checker.written(run.job_id)
+        self.checker.disowned(run)
+        self.checker.written(run.job_id)
 
     def give_back(self, run: Run, now: float) -> None:
         self.model.give_back(run, now)
-        self._checker.disowned(run)
-        self._checker.written(run.job_id)
+        self.checker.disowned(run)
+        self.checker.written(run.job_id)
 
 
 class SimLedger:
@@ -239,11 +242,11 @@ class SimLedger:
         return said
 
     def renew(self, run: Run, due: float) -> bool:
-        return bool(
-            self._ask(
-                f"renew claim of {run.job_id}", lambda now: self._service.renew(run, now), due
-            )
-        )
+        what = f"renew claim of {run.job_id}"
+        ours = bool(self._ask(what, lambda now: self._service.renew(run, now), due))
+        if not ours and run.key is not None:
+            self._service.checker.promptness.expect_dead(run.job_id, lock=False)
+        return ours
 
     def spend_retry(self, run: Run, budget: Budget, due: float = FOREVER) -> bool:
         model = self._service.model

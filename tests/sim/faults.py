@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .scenario import Scene
 
 _ROLES = ("supervisor", "keeper", "warden", "backstop")
+_AFTER_RESUME = 2.0
+"""s"""
 _WEATHERS = (
     Weather(slowest=0.05),
     Weather(slowest=0.01, sluggish=0.5),
@@ -40,38 +42,45 @@ class Faults:
         self._over = False
         self._traps: list[tuple[str, int, Callable[[Program], None]]] = []
         rng = world.rng
-        kinds = [
+        processes = (
             *(self._kill, self._kill, self._stop, self._stop, self._tell_to_stop),
-            *(self._kill_two, self._kill_group, self._crash_host, self._suspend_host),
-            *(self._cut, self._cut, self._cut, self._cut, self._worsen, self._worsen, self._worsen),
-            *(self._crash_store, self._freeze_store, self._freeze_store),
-            *(self._fill_disk, self._take_away, self._stop_command),
-        ]
-        for _ in range(rng.choice((0, 1, 1, 2, 2, 3, 5, 8))):
+            *(self._kill_two, self._kill_group, self._kill_three, self._stop_command),
+        )
+        surroundings = (
+            *(self._cut, self._cut, self._cut, self._worsen, self._worsen, self._fade),
+            *(self._crash_store, self._freeze_store, self._freeze_store, self._fill_disk),
+            *(self._crash_host, self._suspend_host, self._take_away),
+        )
+        every = (*processes, *surroundings)
+        kinds = rng.choice((processes, surroundings, every, every, (self._fade,)))
+        for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 5, 8))):
             moment = rng.choice(starts) + rng.expovariate(1 / rng.choice((2.0, 10.0)))
             world.at(min(moment, until), self._guarded, rng.choice(kinds))
+        traps = (self._trap_kill, self._trap_kill, self._trap_stop, self._trap_starve)
         for _ in range(rng.choice((0, 0, 1, 1, 2))):
-            trap = rng.choice((self._trap_kill, self._trap_kill, self._trap_stop))
-            self._traps.append((rng.choice(_ROLES), 1 + int(rng.expovariate(1 / 40)), trap))
+            call = 1 + int(rng.expovariate(1 / rng.choice((20, 100))))
+            self._traps.append((rng.choice(_ROLES), call, rng.choice(traps)))
 
     def end(self) -> None:
         """Undo what does not undo itself."""
         self._over = True
         self._traps.clear()
-        scene = self._scene
-        scene.network.cut.clear()
-        for host in scene.hosts:
-            host.disk_full = False
-            if host.suspended:
-                host.resume()
+        for host in self._scene.hosts:
             for process in tuple(host.processes.values()):
                 if isinstance(process, Program):
                     process.trapped = None
                 if process.stopped:
                     process.signal(SIGCONT)
-        for server in scene.servers:
-            server.start()
-            server.thaw()
+
+    def _trouble(self, longest: float, undo: Callable[[], None], afterwards: float = 0.0) -> None:
+        """Something outside of guardrun is wrong for a while."""
+        self._scene.trouble()
+        seconds = longest * self._world.rng.random() ** 2
+        self._world.at(min(self._world.now + seconds, self._until), self._relieve, undo, afterwards)
+
+    def _relieve(self, undo: Callable[[], None], afterwards: float) -> None:
+        undo()
+        self._scene.relief(afterwards)
 
     def _guarded(self, fault: Callable[[], None]) -> None:
         if not self._over:
@@ -120,6 +129,12 @@ class Faults:
         self._count(f"{program.role} stopped at a system call", program)
         self._halt(program)
 
+    def _trap_starve(self, program: Program) -> None:
+        """No descriptor and no process is left, for one call. The two that only watch need none."""
+        if program.role in ("supervisor", "keeper"):
+            self._count(f"{program.role} out of descriptors", program)
+            program.starved = True
+
     def _halt(self, program: Program) -> None:
         program.signal(SIGSTOP)
         self._later(60.0, lambda: program.signal(SIGCONT))
@@ -148,6 +163,14 @@ class Faults:
             self._world.rng.shuffle(family)
             self._count("two processes killed at once", family[:2])
             for one in family[:2]:
+                one.signal(SIGKILL)
+
+    def _kill_three(self) -> None:
+        """All that could end COMMAND: then its lock and key are free when their time is over."""
+        if victim := self._victim():
+            family = [one for one in victim.run.programs if one.role != "keeper"]
+            self._count("all but the keeper killed at once", family)
+            for one in family:
                 one.signal(SIGKILL)
 
     def _kill_group(self) -> None:
@@ -181,14 +204,14 @@ class Faults:
         if not host.suspended:
             self._count("host crashed", host.name)
             host.crash()
-            self._later(20.0, lambda: self._scene.add_late(host))
+            self._trouble(20.0, lambda: self._scene.add_late(host))
 
     def _suspend_host(self) -> None:
         host = self._host()
         if not host.suspended:
             self._count("host suspended", host.name)
             host.suspend()
-            self._later(60.0, host.resume)
+            self._trouble(60.0, host.resume, _AFTER_RESUME)
 
     def _fill_disk(self) -> None:
         host = self._host()
@@ -198,7 +221,7 @@ class Faults:
         def free() -> None:
             host.disk_full = False
 
-        self._later(60.0, free)
+        self._trouble(60.0, free)
 
     # ------------------------------------------------------------ stores and network
 
@@ -217,7 +240,7 @@ class Faults:
             for pair in pairs:
                 scene.network.cut.pop(pair, None)
 
-        self._later(60.0, heal)
+        self._trouble(60.0, heal)
 
     def _worsen(self) -> None:
         network = self._scene.network
@@ -227,13 +250,36 @@ class Faults:
         def clear() -> None:
             network.weather = CALM
 
-        self._later(60.0, clear)
+        self._trouble(60.0, clear, weather.latest if weather.late or weather.doubled else 0.0)
+
+    def _fade(self) -> None:
+        """Answers come late, and then none at all: what the last ones allowed is what counts."""
+        rng, network = self._world.rng, self._scene.network
+        crawl = rng.choice((0.95, 2.9))
+        network.weather = weather = Weather(sluggish=1.0, least=0.7 * crawl, crawl=crawl)
+        self._count("network fades", weather)
+        pairs = [(host.name, one.name) for host in self._scene.hosts for one in self._scene.servers]
+
+        healed = False
+
+        def cut() -> None:
+            if not healed:
+                network.cut.update(dict.fromkeys(pairs, "dropped"))
+
+        def heal() -> None:
+            nonlocal healed
+            healed, network.weather = True, CALM
+            for pair in pairs:
+                network.cut.pop(pair, None)
+
+        self._world.after(rng.uniform(0.5, 12.0), self._guarded, cut)
+        self._trouble(100.0, heal)
 
     def _freeze_store(self) -> None:
         server = self._world.rng.choice(self._scene.servers)
         self._count("store frozen", server.name)
         server.freeze()
-        self._later(40.0, server.thaw)
+        self._trouble(40.0, server.thaw)
 
     def _crash_store(self) -> None:
         """It comes again, a ledger with all it had said; a lease store may have forgotten."""
@@ -246,7 +292,7 @@ class Faults:
             scene.lease_model.forget()
             for job in scene.jobs:
                 scene.checker.took_away(job.me.job_id)
-        self._later(30.0, server.start)
+        self._trouble(30.0, server.start)
 
     def _take_away(self) -> None:
         """``guardrun unlock --force``."""

@@ -20,10 +20,16 @@ from .drivers import SimLeases, SimLedger, SimSpool
 from .machine import Host, Program
 
 if TYPE_CHECKING:
+    from guardrun.term import Term
+
     from .scenario import Scene
 
 SIGNALS = frozenset({*STOP, *PASSED, 17})
 """what the supervisor's loop reads; 17 is SIGCHLD"""
+
+
+_SHORT, _LONG = (0.0, 0.05, 1.0, 5.0, 15.0), (10.0, 20.0, 40.0)
+"""s that COMMAND works"""
 
 
 class Diary:
@@ -48,7 +54,7 @@ class Job:
     """One run. ``probe``: it is started when all faults are over, to see whether things work."""
 
     def __init__(
-        self, scene: Scene, host: Host, plan: Plan, me: Run, failing: float, probe: bool = False
+        self, scene: Scene, host: Host, plan: Plan, me: Run, probe: bool = False
     ) -> None:
         self.scene = scene
         self.host = host
@@ -59,24 +65,29 @@ class Job:
         self.outcome: Outcome | None = None
         """what the supervisor came to in the end"""
         self.unsaved = False
-        self.released = False
+        self.started_at = 0.0
+        """true time"""
+        self.term: Term | None = None
         self.roles: dict[str, Program] = {}
         """the latest process of each role"""
         self.programs: list[Program] = []
         self.alive: dict[int, CommandProcess] = {}
         """processes of COMMAND"""
+        self.daemons: dict[int, CommandProcess] = {}
+        """what COMMAND left running when it ended by itself"""
         self.executions = 0
         self.faulted: set[str] = set()
-        """who of those that watch COMMAND was stopped or killed"""
+        """which of guardrun's processes were stopped or killed"""
         self.excused = False
         """nobody was left who could have ended COMMAND"""
         self.voided = False
         """its lease was taken away, or forgotten by the store"""
         self.fence: int | None = None
+        self.lease_token: str | None = None
+        """of its place, or of its place in the queue"""
         self.lease_until = float("-inf")
         """by the lease store's clock, as ``claim_until`` is by the ledger's"""
         self.claim_until = float("-inf")
-        self._failing = failing
 
     def __str__(self) -> str:
         return self.me.job_id
@@ -88,7 +99,7 @@ class Job:
         if self.host.suspended:  # cron sleeps as well
             self.scene.world.after(1.0, self.start)
             return
-        self.started = True
+        self.started, self.started_at = True, self.scene.world.now
         self.me = self.me._replace(started_at=self.host.wall())
         program = Program(self.host, None, self, "supervisor", self._perform)
         program.blocked = SIGNALS
@@ -97,6 +108,13 @@ class Job:
         )
 
     def _perform(self) -> None:
+        try:
+            tools = self._make_tools()
+        except OSError:
+            return  # nothing has begun: cli.py tells, and the exit code is 70
+        self.outcome = running.run(self.plan, self.me, tools)
+
+    def _make_tools(self) -> running.Tools:
         """As ``world.perform``, with the world's real things replaced."""
         scene, plan, rng = self.scene, self.plan, self.scene.world.rng
         log: Any = Diary(self)
@@ -106,12 +124,13 @@ class Job:
         link, bond = start_keeper(
             plan, lambda: self._connect(spool), False, loop, rng, spare
         )
+        self.term = bond.term
         lock = (
             None
             if plan.lock is None
             else LeaseProxy(link, plan.lock, loop, rng, plan.ledger.store_wait)
         )
-        tools = running.Tools(
+        return running.Tools(
             loop=loop,
             log=log,
             rng=rng,
@@ -120,7 +139,6 @@ class Job:
             spool=spool,
             command=Command(plan.exec, self.me, loop, log, frozenset(), None, bond, spare),
         )
-        self.outcome = running.run(plan, self.me, tools)
 
     def _connect(self, spool: Spool | None) -> Stores:
         """In the keeper: load the drivers, which takes its time."""
@@ -149,12 +167,17 @@ class Job:
         fields: Mapping[str, object] = event.fields
         if world.tracing:
             world.tell(self.me.job_id, f"logs {event.name} {dict(fields)}")
+        if event.name == "lease_lost":
+            self.scene.checker.promptness.lost(self)
         self.scene.checker.emitted(self, event.name, repr(fields))
 
     def draw_habits(self) -> Habits:
         """How COMMAND behaves this time."""
-        longest = 0.2 if self.probe else 40.0
-        return draw_habits(self.scene.world.rng, longest, self._failing)
+        rng, scene = self.scene.world.rng, self.scene
+        works = rng.choice(_LONG if scene.long else _SHORT) + rng.expovariate(1.0)
+        if self.probe:
+            return draw_habits(rng, 0.1, 0.0, 0.0)
+        return draw_habits(rng, works, scene.failing, scene.deaf)
 
     # ------------------------------------------------------------ what it has
 

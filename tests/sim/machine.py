@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import random
+import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from signal import SIGCHLD, SIGCONT, SIGKILL, SIGSTOP
@@ -17,6 +18,8 @@ from typing import Any, Protocol
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
+_MOST_CALLS = 100_000
+"""system calls of one process; one that works makes a few thousand"""
 TICK = 2e-6
 """s that a system call takes"""
 _LATE = 1e-6
@@ -255,6 +258,8 @@ class Program(Process):
         self.trap = 0
         """at which system call something happens to it"""
         self.trapped: Callable[[Program], None] | None = None
+        self.starved = False
+        """its next call for a descriptor or a process fails"""
         self.next_lag = self.world.draw_lag()
         self._main = main
         self.greenlet = greenlet(self._live, parent=self.world.hub)
@@ -291,6 +296,9 @@ class Program(Process):
         self.world.now += TICK
         if self.calls == self.trap and self.trapped is not None:
             self.trapped(self)
+        if self.calls > _MOST_CALLS:
+            self.world.violate(f"L: {self!r} does not come to rest")
+            self.die(SIGKILL)
         if self.calls >= self.next_lag:
             self.next_lag = self.calls + self.world.draw_lag()
             self.world.at(self.world.now + self.world.latency(), self.world.resume, self)
@@ -434,7 +442,9 @@ class World:
 
     def fault(self, program: Program, error: BaseException) -> None:
         """Code under test has raised what nobody caught."""
-        self.violate(f"{program!r} raised {error!r}")
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
+        self.violate(f"{program!r} raised {error!r} in {where}")
 
     def new_pid(self) -> int:
         self._pid += 1

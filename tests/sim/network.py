@@ -32,7 +32,8 @@ class Weather:
     """it arrives up to ``latest`` later"""
     latest: float = 30.0
     sluggish: float = 0.0
-    """answers that take up to ``crawl``"""
+    """answers that take from ``least`` to ``crawl``"""
+    least: float = 0.0
     crawl: float = 1.0
     stuck: float = 0.0
     """the driver hangs (in a resolver), whatever it was told"""
@@ -179,7 +180,7 @@ class Network:
                     world.after(self._delay(), answer.give, world, None, broken)
                 return
             slow = rng.random() < weather.sluggish
-            delay = rng.uniform(0, weather.crawl) if slow else self._delay()
+            delay = rng.uniform(weather.least, weather.crawl) if slow else self._delay()
             world.after(delay, answer.give, world, value, error)
 
         if rng.random() < weather.lost:

@@ -51,6 +51,10 @@ class Scene:
         ]
         world.hosts = self.hosts
         self.jobs: list[Job] = []
+        self.troubles = 0
+        """of network, stores and hosts, that have begun and not ended"""
+        self.quiet_since = float("-inf")
+        """since when there have been none, and nothing said before is on its way any more"""
         kind = rng.choice(("lease", "key", "both", "both", "together", "together"))
         self.together = kind == "together"
         self.ttl = rng.choice((10.0, 10.0, 15.0, 30.0, 60.0))
@@ -61,6 +65,15 @@ class Scene:
         self._draw_jobs()
         self.faults = Faults(self, self._starts, _TROUBLE)
         world.at(_TROUBLE, self._calm_down)
+
+    def trouble(self) -> None:
+        """A trouble begins."""
+        self.troubles += 1
+
+    def relief(self, afterwards: float = 0.0) -> None:
+        """It is over; what was on its way then may take so long."""
+        self.troubles -= 1
+        self.quiet_since = max(self.quiet_since, self.world.now + afterwards)
 
     def _rate(self) -> float:
         return 1.0 + self.world.rng.uniform(-_RATE, _RATE)
@@ -93,11 +106,17 @@ class Scene:
     def _draw_jobs(self) -> None:
         rng = self.world.rng
         self._keyed = self.ledger is not None and (self.leases is None or rng.random() < 0.6)
-        failing = rng.choice((0.0, 0.1, 0.5))
+        self.failing = rng.choice((0.0, 0.1, 0.5))
+        """how likely COMMAND fails"""
+        self.deaf = rng.choice((0.1, 0.1, 0.7))
+        """how likely it ignores what asks it to stop"""
+        self.long = rng.random() < 0.4
+        """whether it works for long"""
+        self._keys = rng.choice((("key",), ("key",), ("key", "other"), ("a", "b", "c", "d")))
         spread = rng.choice((0.0, 5.0, 30.0))
         self._starts = [rng.uniform(0, spread) for _ in range(rng.choice((1, 2, 3, 3, 4, 5)))]
         for start in self._starts:
-            job = self._add(rng.choice(self.hosts), self._draw_plan(), failing)
+            job = self._add(rng.choice(self.hosts), self._draw_plan())
             self.world.at(start, job.start)
 
     def _draw_plan(self) -> Plan:
@@ -146,7 +165,7 @@ class Scene:
             execution,
             lock if self._locks else None,
             KeySpec(
-                "key" if keyed else None,
+                self.world.rng.choice(self._keys) if keyed else None,
                 on_duplicate=on_duplicate,
                 on_interrupted=on_interrupted,
                 claim_ttl=self.claim_ttl,
@@ -160,7 +179,7 @@ class Scene:
             wait,
         )
 
-    def _add(self, host: Host, plan: Plan, failing: float, probe: bool = False) -> Job:
+    def _add(self, host: Host, plan: Plan, probe: bool = False) -> Job:
         number = len(self.jobs) + 1
         me = Run(
             job_id=f"{'probe' if probe else 'run'}{number}",
@@ -176,14 +195,14 @@ class Scene:
             key=plan.key.key,
             token=None if plan.key.key is None else f"{number:032x}",
         )
-        job = Job(self, host, plan, me, failing, probe)
+        job = Job(self, host, plan, me, probe)
         self.jobs.append(job)
         self.checker.jobs[me.job_id] = job
         return job
 
     def add_late(self, host: Host) -> None:
         """A host that crashed is up again, and starts the next run."""
-        self._add(host, self._draw_plan(), 0.0).start()
+        self._add(host, self._draw_plan()).start()
 
     def _started(self, program: Program) -> None:
         job: Job = program.run
@@ -203,7 +222,7 @@ class Scene:
         self.network.weather = CALM
         for host in self.hosts:
             execution = ExecSpec(("probe",), RetrySpec(0), kill_after=1.0)
-            job = self._add(host, self._plan(FOREVER, execution), 0.0, probe=True)
+            job = self._add(host, self._plan(FOREVER, execution), probe=True)
             self.world.after(self.world.rng.uniform(0.5, 3.0), job.start)
 
     def play(self) -> None:

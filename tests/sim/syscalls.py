@@ -50,6 +50,16 @@ def _calling() -> Program:
     return program
 
 
+def _affording() -> Program:
+    """The same, for a call that needs a descriptor or a process more."""
+    program = _calling()
+    if program.starved:
+        program.starved = False
+        program.run.faulted.add(program.role)
+        raise OSError(errno.EMFILE, "Too many open files")
+    return program
+
+
 def _find(program: Program, pid: int) -> Process:
     found = program.host.processes.get(pid)
     if found is None:
@@ -180,7 +190,7 @@ class Socket:
 
 
 def _socketpair(family: int, kind: int) -> tuple[Socket, Socket]:  # noqa: ARG001
-    program = _calling()
+    program = _affording()
     one, other = SocketFile(), SocketFile()
     one.peer, other.peer = other, one
     return Socket(program.open(one)), Socket(program.open(other))
@@ -244,7 +254,7 @@ SELECT = SimpleNamespace(
 
 def fork(body: Callable[[], object]) -> int:
     """kernel.fork."""
-    program = _calling()
+    program = _affording()
     role = {"be_backstop": "backstop", "be_warden": "warden"}.get(body.__name__, "keeper")
     return Program(program.host, program, program.run, role, body).pid
 
@@ -318,7 +328,7 @@ class _Os:
         return len(data)
 
     def pidfd_open(self, pid: int) -> int:
-        program = _calling()
+        program = _affording()
         return program.open(PidFile(_find(program, pid)))
 
     def kill(self, pid: int, signum: int) -> None:
@@ -434,7 +444,7 @@ OS, SIGNAL, TIME = _Os(), _Signal(), _Time()
 
 def call(name: str, *arguments: Any) -> int:
     """kernel._call: by ctypes on a real machine."""
-    program = _calling()
+    program = _affording() if name in ("timerfd_create", "signalfd") else _calling()
     if name == "timerfd_create":
         return program.open(TimerFile())
     if name == "timerfd_settime":
