@@ -192,6 +192,8 @@ class LedgerService:
 
     def begin(self, run: Run, key: KeySpec, now: float) -> Claim | Refusal:
         said = self.model.begin(run, key, now)
+        if isinstance(said, Claim) and said.interrupted is not None:
+            self.checker.world.counts["key taken over" if run.key else "last run found dead"] += 1
         self.checker.written(run.job_id)
         return said
 
