@@ -30,6 +30,9 @@ _AFTER_RESUME = 1.0
 """s that a host which was asleep has to kill what has lapsed meanwhile: it is the first it does"""
 _SECOND_FAULT = 2.5
 """s more than what one fault leaves: two of the three that watch COMMAND failed in a row"""
+_START = 1.0
+"""s that may pass between the look at what is left and COMMAND's start; only of what half of the ttl
+is more than enough for"""
 _NEVER = float("inf")
 
 
@@ -61,13 +64,17 @@ class Checker:
         self.world.tell(command, f"starts, fence {command.env.get('GUARDRUN_FENCING_TOKEN')}")
         if job.excused or self._asleep(job):
             return
-        if job.leased and job.lapses_at() < self.world.now and not job.voided:
-            self.violate("D", f"{job} starts COMMAND without a lease")
+        now, late = self.world.now, _NEVER if job.faulted else _START
+        if job.leased and not job.voided:
+            left = job.lapses_at() - now
+            if left < 0 or left + late < job.ttl_of_lock / 2:
+                self.violate("D", f"{job} starts COMMAND with {left:.3f} s left of its lease")
         if job.me.key is not None:
             held = self.scene.ledger_model.keys.get(job.me.key)
             ours = held is not None and held.token == job.me.token and held.state == "running"
-            if not ours or job.claim_lapses_at() < self.world.now:
-                self.violate("D", f"{job} starts COMMAND without a claim")
+            left = job.claim_lapses_at() - now if ours else -_NEVER
+            if left < 0 or left + late < job.plan.key.claim_ttl / 2:
+                self.violate("D", f"{job} starts COMMAND with {left:.3f} s left of its claim")
             self._check_success(job)
         self._check_overlap(job)
 

@@ -51,10 +51,14 @@ class Faults:
             *(self._crash_store, self._freeze_store, self._freeze_store, self._fill_disk),
             *(self._crash_host, self._suspend_host, self._take_away),
         )
-        every = (*processes, *surroundings)
-        kinds = rng.choice((processes, surroundings, every, every, (self._fade,)))
+        kinds = {
+            "processes": processes,
+            "surroundings": surroundings,
+            "all": (*processes, *surroundings),
+            "fading": (self._fade,),
+        }[scene.theme]
         for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 5, 8))):
-            moment = rng.choice(starts) + rng.expovariate(1 / rng.choice((2.0, 10.0)))
+            moment = rng.choice(starts) + rng.expovariate(1 / rng.choice((2.0, 10.0))) - 0.5
             world.at(min(moment, until), self._guarded, rng.choice(kinds))
         traps = (self._trap_kill, self._trap_kill, self._trap_stop, self._trap_starve)
         for _ in range(rng.choice((0, 0, 1, 1, 2))):
@@ -255,7 +259,7 @@ class Faults:
     def _fade(self) -> None:
         """Answers come late, and then none at all: what the last ones allowed is what counts."""
         rng, network = self._world.rng, self._scene.network
-        crawl = rng.choice((0.95, 2.9))
+        crawl = rng.choice((0.95, 0.95, 2.9, 4.5))
         network.weather = weather = Weather(sluggish=1.0, least=0.7 * crawl, crawl=crawl)
         self._count("network fades", weather)
         pairs = [(host.name, one.name) for host in self._scene.hosts for one in self._scene.servers]

@@ -196,9 +196,13 @@ class Job:
         return 1 if self.plan.lock is None else self.plan.lock.slots
 
     @property
+    def ttl_of_lock(self) -> float:
+        return 0.0 if self.plan.lock is None else self.plan.lock.ttl
+
+    @property
     def ttl(self) -> float:
         """s; the longer of its two"""
-        return max(self.plan.key.claim_ttl, 0.0 if self.plan.lock is None else self.plan.lock.ttl)
+        return max(self.plan.key.claim_ttl, self.ttl_of_lock)
 
     def holds_lock(self) -> bool:
         """Whether its COMMAND counts as a holder."""

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 _DEAD = 1.0
 """s until COMMAND is dead when the loss of what it runs under is certain"""
-_FREED = 8.0
-"""s until lock and key are free when the supervisor is gone; a keeper that works needs a few ms"""
+_FREED = 3.0
+"""s until lock and key are free when the supervisor is gone: a keeper that works needs a few ms,
+and half a second more where the backstop waits for a warden that is stopped"""
 _HANDED_OVER = 1.4
 """s until who waits has the lock; who must find out by itself needs up to three"""
 _LOOK = 0.3

@@ -106,11 +106,13 @@ class Scene:
     def _draw_jobs(self) -> None:
         rng = self.world.rng
         self._keyed = self.ledger is not None and (self.leases is None or rng.random() < 0.6)
+        self.theme = rng.choice(("processes", "surroundings", "all", "all", "fading", "fading"))
         self.failing = rng.choice((0.0, 0.1, 0.5))
         """how likely COMMAND fails"""
-        self.deaf = rng.choice((0.1, 0.1, 0.7))
+        fading = self.theme == "fading"
+        self.deaf = rng.choice((0.1, 0.1, 0.7) if not fading else (0.2, 0.8))
         """how likely it ignores what asks it to stop"""
-        self.long = rng.random() < 0.4
+        self.long = rng.random() < (0.8 if fading else 0.4)
         """whether it works for long"""
         self._keys = rng.choice((("key",), ("key",), ("key", "other"), ("a", "b", "c", "d")))
         spread = rng.choice((0.0, 5.0, 30.0))

@@ -263,7 +263,7 @@ def detach(kept: frozenset[int]) -> None:
     """keeper.detach."""
     program = _calling()
     program.group, program.blocked = program.pid, ()
-    program.ignored = frozenset(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
+    program.ignored = _ALL
     program.close_all(but=kept)
 
 
@@ -393,6 +393,9 @@ class _Os:
         return spawn(caller, env).pid
 
 
+_ALL = frozenset(map(int, signal.valid_signals()))
+
+
 class _Signal:
     SIGTERM, SIGINT, SIGQUIT, SIGHUP = signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP
     SIGKILL, SIGSTOP, SIGCONT, SIGCHLD = (
@@ -401,7 +404,9 @@ class _Signal:
     )
     SIGPIPE, SIGXFSZ = signal.SIGPIPE, signal.SIGXFSZ
     SIG_SETMASK = signal.SIG_SETMASK
-    valid_signals = staticmethod(signal.valid_signals)
+
+    def valid_signals(self) -> frozenset[int]:
+        return _ALL
 
     def pthread_sigmask(self, how: int, signals: Collection[int]) -> None:
         assert how == signal.SIG_SETMASK
