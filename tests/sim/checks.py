@@ -31,8 +31,7 @@ _AFTER_RESUME = 1.0
 _SECOND_FAULT = 2.5
 """s more than what one fault leaves: two of the three that watch COMMAND failed in a row"""
 _START = 1.0
-"""s that may pass between the look at what is left and COMMAND's start; only of what half of the ttl
-is more than enough for"""
+"""s that may pass between the look at what is left and COMMAND's start"""
 _NEVER = float("inf")
 
 

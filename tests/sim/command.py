@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
-from signal import SIGCONT, SIGINT, SIGKILL, SIGTERM
+from signal import SIGINT, SIGKILL, SIGTERM
 from typing import Any
 
 from .machine import Host, Process, Program
@@ -51,7 +51,13 @@ class CommandProcess(Process):
     role = "command"
 
     def __init__(
-        self, host: Host, parent: Process, run: Any, env: Mapping[str, str], habits: Habits, main: bool
+        self,
+        host: Host,
+        parent: Process,
+        run: Any,
+        env: Mapping[str, str],
+        habits: Habits,
+        main: bool,
     ) -> None:
         super().__init__(host, parent, run)
         self.close_all()
@@ -64,7 +70,7 @@ class CommandProcess(Process):
         """it was told to stop"""
         self.by_itself = False
         """it has ended by its own exit, and nobody had asked it to"""
-        self.daemon = isinstance(parent, CommandProcess) and parent.daemon
+        self.daemon: bool = isinstance(parent, CommandProcess) and parent.daemon
         """COMMAND has ended by itself and left it running: its own business"""
         self._late: list[tuple[Any, ...]] = []
         """what it would have done while it was stopped"""
@@ -127,6 +133,3 @@ def spawn(caller: Program, env: Mapping[str, str]) -> CommandProcess:
     run = caller.run
     habits: Habits = run.draw_habits()
     return CommandProcess(caller.host, caller, run, env, habits, main=True)
-
-
-__all__ = ["SIGCONT", "CommandProcess", "Habits", "draw_habits", "spawn"]

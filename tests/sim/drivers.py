@@ -1,7 +1,7 @@
 """What a simulated keeper has in place of Redis, Postgres and a disk.
 
-The servers' decisions are those of ``lease_model`` and ``ledger_model``; here they are asked over the
-network, and whoever checks the rules is told of each of them as it is taken.
+The servers' decisions are those of ``lease_model`` and ``ledger_model``; here they are asked over
+the network, and whoever checks the rules is told of each of them as it is taken.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ class LedgerService:
         self.checker.written(outcome.run.job_id)
         return recorded
 
-    def interrupt(self, run: Run, now: float) -> None:
+    def interrupt(self, run: Run) -> None:
         self.model.interrupt(run)
         self.checker.disowned(run)
         self.checker.written(run.job_id)
@@ -274,7 +274,7 @@ class SimLedger:
         return recorded
 
     def interrupt(self, run: Run, due: float) -> None:
-        self._ask(f"interrupt {run.job_id}", lambda now: self._service.interrupt(run, now), due)
+        self._ask(f"interrupt {run.job_id}", lambda _: self._service.interrupt(run), due)
 
     def give_back(self, run: Run, due: float) -> None:
         self._ask(f"give back {run.job_id}", lambda now: self._service.give_back(run, now), due)
@@ -283,8 +283,8 @@ class SimLedger:
         raise NotImplementedError("a keeper does not wait for keys")
 
     def stored_output(self, key: str, due: float = FOREVER) -> tuple[bytes, bytes] | None:  # noqa: ARG002
-        self._ask("stored output", lambda now: None, due)  # noqa: ARG005
-        return None
+        found: tuple[bytes, bytes] | None = self._ask("stored output", lambda _: None, due)
+        return found
 
     def idle(self) -> None: ...
 

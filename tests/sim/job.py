@@ -53,9 +53,7 @@ class Diary:
 class Job:
     """One run. ``probe``: it is started when all faults are over, to see whether things work."""
 
-    def __init__(
-        self, scene: Scene, host: Host, plan: Plan, me: Run, probe: bool = False
-    ) -> None:
+    def __init__(self, scene: Scene, host: Host, plan: Plan, me: Run, probe: bool = False) -> None:
         self.scene = scene
         self.host = host
         self.plan = plan
@@ -121,9 +119,7 @@ class Job:
         loop = Loop(SIGNALS, Terminal(None), log)
         spare: set[int] = set()
         spool = None if scene.ledger is None else SimSpool(self.host)
-        link, bond = start_keeper(
-            plan, lambda: self._connect(spool), False, loop, rng, spare
-        )
+        link, bond = start_keeper(plan, lambda: self._connect(spool), False, loop, rng, spare)
         self.term = bond.term
         lock = (
             None

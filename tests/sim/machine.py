@@ -126,7 +126,7 @@ class Process:
         self.run = run
         """of which run it is part"""
         self.pid = world.new_pid()
-        self.group = self.pid if parent is None else parent.group
+        self.group: int = self.pid if parent is None else parent.group
         self.subreaper = False
         self.children: dict[int, Process] = {}
         self.fds: dict[int, File] = {} if parent is None else dict(parent.fds)
@@ -322,7 +322,7 @@ class Program(Process):
         boot_due: float | None = None,
         awake_due: float | None = None,
     ) -> Any:
-        """Sleep until ``check`` is true, and return what it says; ``None`` when the time is over."""
+        """Sleep until ``check`` is true, and return what it says; ``None``: time is over."""
         world, host = self.world, self.host
         while True:
             found = check()
@@ -368,7 +368,7 @@ class World:
         self._pid = 100
         self._fd = 10
         self._programs: list[Program] = []
-        self.on_start: Callable[[Program], None] = lambda program: None
+        self.on_start: Callable[[Program], None] = lambda _: None
 
     # ------------------------------------------------------------ events
 

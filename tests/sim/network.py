@@ -12,7 +12,7 @@ from typing import Any
 
 from guardrun.errors import StoreUnavailable
 
-from .machine import File, Host, Program, World
+from .machine import File, Host, World
 
 SECRET = "s3cret-p4ssword"
 """in the URL of every store; must be seen nowhere"""
@@ -83,7 +83,9 @@ class Server:
         """The true moment of a reading of its clock."""
         return (clock - self._epoch) / self._rate
 
-    def receive(self, do: Callable[[float], Any], reply: Callable[[Any, Exception | None], None]) -> None:
+    def receive(
+        self, do: Callable[[float], Any], reply: Callable[[Any, Exception | None], None]
+    ) -> None:
         """A request has arrived."""
         if not self.up:
             reply(None, StoreUnavailable(f"{self.name} refuses the connection"))
@@ -202,8 +204,3 @@ class Network:
     def _count(self, what: str, who: object) -> None:
         self.world.counts[what] += 1
         self.world.tell(who, what)
-
-
-def is_program(process: object) -> bool:
-    """Whether it runs guardrun's code."""
-    return isinstance(process, Program)

@@ -110,9 +110,9 @@ class Promptness:
         taken = scene.lease_model.holders(lock, now)
         job = next((job for job in scene.jobs if job.lease_token == token), None)
         well = job is not None and not job.faulted and not job.over()
-        if well and waiters[:1] == (token,) and self._is_calm(since - _SETTLED):
-            if len(taken) < scene.slots:
-                self._checker.violate("L", f"{job} waits for a lock that is free")
+        free = waiters[:1] == (token,) and len(taken) < scene.slots
+        if well and free and self._is_calm(since - _SETTLED):
+            self._checker.violate("L", f"{job} waits for a lock that is free")
 
     def lost(self, job: Job) -> None:
         """One fault of guardrun's own costs no lease while the stores can be reached."""

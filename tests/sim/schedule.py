@@ -27,8 +27,6 @@ def play(seed: int, trace: bool = False) -> Played:
     world = Now.world = World(seed, trace)
     try:
         Scene(world).play()
-        return Played(
-            seed, tuple(world.violations), world.counts, tuple(world.timeline), world.now
-        )
+        return Played(seed, tuple(world.violations), world.counts, tuple(world.timeline), world.now)
     finally:
         world.close()

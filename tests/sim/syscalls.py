@@ -14,9 +14,11 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
+
+from greenlet import GreenletExit
 
 from .command import spawn
 from .machine import File, Process, Program, World
@@ -38,8 +40,6 @@ def current() -> Program:
     program = Now.world.current
     assert program is not None
     if Now.world.closed:
-        from greenlet import GreenletExit
-
         raise GreenletExit
     return program
 
@@ -155,7 +155,9 @@ class Socket:
     def fileno(self) -> int:
         return self._fd
 
-    def sendmsg(self, buffers: Sequence[bytes], ancillary: Sequence[Any] = (), flags: int = 0) -> None:
+    def sendmsg(
+        self, buffers: Sequence[bytes], ancillary: Sequence[Any] = (), flags: int = 0
+    ) -> None:
         assert not ancillary, "leases and remote claims have no descriptors"
         program = _calling()
         end = _file(program, self._fd)
@@ -288,7 +290,7 @@ class _Os:
     CLD_EXITED = os.CLD_EXITED
     POSIX_SPAWN_DUP2 = os.POSIX_SPAWN_DUP2
     waitstatus_to_exitcode = staticmethod(os.waitstatus_to_exitcode)
-    environ: dict[str, str] = {}
+    environ: Mapping[str, str] = MappingProxyType({})
     path = SimpleNamespace(exists=lambda path: path == "/proc/self/stat")
 
     def getpid(self) -> int:
@@ -319,7 +321,9 @@ class _Os:
         if not taken:
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         program.pending -= file.signals
-        return b"".join(struct.pack("=III", number, 0, 0).ljust(_SIGINFO, b"\0") for number in taken)
+        return b"".join(
+            struct.pack("=III", number, 0, 0).ljust(_SIGINFO, b"\0") for number in taken
+        )
 
     def write(self, fd: int, data: bytes) -> int:
         program = _calling()
@@ -387,7 +391,9 @@ class _Os:
                 return SimpleNamespace(si_code=os.CLD_STOPPED)
         return None
 
-    def posix_spawnp(self, program: str, argv: Sequence[str], env: dict[str, str], **how: Any) -> int:  # noqa: ARG002
+    def posix_spawnp(
+        self, _path: str, _argv: Sequence[str], env: Mapping[str, str], **how: Any
+    ) -> int:
         caller = _calling()
         assert how["setpgroup"] == 0
         return spawn(caller, env).pid
