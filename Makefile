@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Tests mostly wait for processes: more workers than cores pay, but not many more.
 WORKERS ?= 4
 
-.PHONY: help install test servers lint types check stateful faults bench wheel clean # One seed is one schedule; these are so many from SEED on. SCHEDULES ?= 100000 SEED ?= 0 sim
+.PHONY: help install test sim servers lint types check stateful faults bench wheel clean
 
 help:
 	@echo 'make install   an environment in .venv with guardrun in it'
@@ -35,9 +35,6 @@ test: $(VENV)/.stamp
 	$(BIN)/python -m compileall -q guardrun
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests
 
-sim: $(VENV)/.stamp
-	$(BIN)/python -m tests.sim --schedules $(SCHEDULES) --seed $(SEED) --jobs $$(nproc)
-
 # Where a server is missing, the tests that need it say so, and name this.
 servers: $(VENV)/.stamp
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,servers]'
@@ -54,6 +51,12 @@ check: lint types test
 # In a PID namespace of their own, where that is allowed: whatever they leave ends with it.
 ALONE := $(shell unshare --pid --fork --mount-proc true 2>/dev/null && \
   echo unshare --pid --fork --mount-proc)
+
+# One seed is one schedule; these are so many from SEED on.
+sim: SCHEDULES ?= 100000
+sim: SEED ?= 0
+sim: $(VENV)/.stamp
+	$(BIN)/python -m tests.sim --schedules $(SCHEDULES) --seed $(SEED) --jobs $$(nproc)
 
 # ROUNDS is how many histories of each store.
 stateful: ROUNDS ?= 300
