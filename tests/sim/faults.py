@@ -49,7 +49,7 @@ class Faults:
         surroundings = (
             *(self._cut, self._cut, self._cut, self._worsen, self._worsen, self._fade),
             *(self._crash_store, self._freeze_store, self._freeze_store, self._fill_disk),
-            *(self._crash_host, self._suspend_host, self._take_away),
+            *(self._crash_host, self._suspend_host, self._take_away, self._take_away),
         )
         kinds = {
             "processes": processes,

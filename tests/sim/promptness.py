@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .checks import Checker
     from .job import Job
+    from .machine import Program
 
 _DEAD = 1.0
 """s until COMMAND is dead when the loss of what it runs under is certain"""
@@ -60,11 +61,13 @@ class Promptness:
         job = self._checker.jobs[job_id]
         if not (lock and job.warns):
             world = self._checker.world
-            world.after(_DEAD, self._is_dead, job, job.executions, world.now)
+            keeper = job.roles["keeper"]
+            world.after(_DEAD, self._is_dead, job, job.executions, keeper, world.now)
 
-    def _is_dead(self, job: Job, execution: int, since: float) -> None:
+    def _is_dead(self, job: Job, execution: int, keeper: Program, since: float) -> None:
         awake = not job.host.suspended and job.host.resumed_at < since
-        if job.alive and job.executions == execution and awake and not job.faulted:
+        well = awake and not keeper.dead and not keeper.stopped and not job.faulted - {"keeper"}
+        if job.alive and job.executions == execution and well:
             self._checker.violate("K", f"{job} knows of its loss, and COMMAND runs on")
 
     # ------------------------------------------------------------ L
