@@ -337,6 +337,31 @@ def test_a_run_that_ends_while_it_is_looked_at_is_not_called_interrupted(
     assert store.row(run).result == "success"
 
 
+def test_nobody_writes_between_a_look_and_the_claim(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a claim has read is still true when it decides: who wants to write meanwhile waits."""
+    ledger, other = store.open(), store.open()
+    run_key(other, "warm")
+    dead = make_run("dead")
+    with sqlite3.connect(store.path) as direct:
+        direct.execute("UPDATE runs SET result = 'running', finished_at = NULL")
+    direct.close()
+    refusals: list[str] = []
+
+    def write(self: LiveFile, job: str) -> bool:  # noqa: ARG001
+        try:
+            other.finish(refused(dead))
+        except StoreUnavailable as error:
+            refusals.append(str(error))
+        return False
+
+    monkeypatch.setattr(LiveFile, "is_alive", write)
+    claimed(ledger.begin(make_run("k"), K))
+    assert len(refusals) == 1
+    assert "another process is writing" in refusals[0]
+
+
 # ---------------------------------------------------------------- failures
 
 

@@ -1,0 +1,295 @@
+"""The list of planted bugs. How to add one: CONTRIBUTING.md."""
+
+from __future__ import annotations
+
+from . import Mutant
+
+_LEASES = "tests/contract/test_leases.py"
+_LEDGER = "tests/contract/test_ledger.py"
+_PG_LEASES = "tests/contract/test_postgres_leases.py"
+_LOCK = "tests/e2e/test_lock.py"
+_LEDGER_CLI = "tests/e2e/test_ledger_cli.py"
+_BOTH = "tests/e2e/test_lease_and_ledger.py"
+_TERMS = "tests/unit/test_lease.py"
+_SQLITE = "tests/contract/test_sqlite_ledger.py"
+_FAULTS = "tests/faults/test_lease_faults.py"
+
+MUTANTS = (
+    # ------------------------------------------------------------ time
+    Mutant(
+        "renewal counted from its answer",
+        "guardrun/keeper/holding.py",
+        "                self.take(sent_at)\n",
+        "                self.take(kernel.now())\n",
+        "An answer that was long on its way makes the lease seem longer than the store's: COMMAND "
+        "lives on when the lock can be another's.",
+        ("tests/unit/test_holding.py::test_a_renewal_counts_from_before_it_was_asked_for",),
+        simulated=True,
+    ),
+    Mutant(
+        "grant counted from its answer",
+        "guardrun/keeper/keeper.py",
+        "            self._place.take(sent_at)\n",
+        "            self._place.take(kernel.now())\n",
+        "The same at the first grant, which a slow login delays the most.",
+        (f"{_FAULTS}::test_a_store_that_was_late_from_the_start",),
+        simulated=True,
+    ),
+    Mutant(
+        "late success cancels the kill",
+        "guardrun/term.py",
+        "        if now < self.term_at:\n",
+        "        if now < self.kill_at:\n",
+        "COMMAND was told to stop and is half-way through tidying up; a lease that it seems to "
+        "have again only for some must not bring it back.",
+        ("tests/unit/test_term.py::test_a_renewal_after_the_term_changes_nothing",),
+        simulated=True,
+    ),
+    Mutant(
+        "renewed too late",
+        "guardrun/core/lease.py",
+        "rng.uniform(lease.ttl / 5, lease.ttl / 4)",
+        "rng.uniform(lease.ttl / 4, lease.ttl / 2)",
+        "Jitter that makes the interval longer leaves room for one lost renewal instead of three.",
+        ("tests/unit/test_lease.py::test_three_renewals_can_fail_before_command_is_told_to_stop",),
+    ),
+    Mutant(
+        "started on the last of a lease",
+        "guardrun/keeper/link.py",
+        "        if kernel.now() < self.term.half_at:\n            return True\n",
+        "        if kernel.now() < self.term.kill_at:\n            return True\n",
+        "COMMAND starts with next to nothing left of its lease, and is killed at once.",
+        ("tests/unit/test_link.py::test_a_lease_that_is_half_gone_is_renewed_before_command",),
+    ),
+    Mutant(
+        "patience beyond the term",
+        "guardrun/keeper/keeper.py",
+        "        return due if self._place is None else min(due, spared(self._place.needed_at))\n",
+        "        return due\n",
+        "A ledger that hangs keeps the keeper from renewing the lease, and costs COMMAND its life.",
+        ("tests/e2e/test_lease_and_ledger.py::test_a_ledger_that_hangs_does_not_cost_the_lease",),
+    ),
+    # ------------------------------------------------------------ order of the six steps
+    Mutant(
+        "release before finish",
+        "guardrun/run.py",
+        "        outcome = persist(plan, outcome, tools)\n",
+        "        tools.lock and tools.lock.release(); outcome = persist(plan, outcome, tools)\n",
+        "The next holder starts, and asks the ledger, before this one's outcome is there.",
+        ("tests/e2e/test_ledger_cli.py::test_the_lock_is_held_until_the_outcome_is_recorded",),
+        simulated=True,
+    ),
+    Mutant(
+        "claim after exec",
+        "guardrun/run.py",
+        "                held, ending = validate_key(plan, me, tools, held)\n",
+        "                ending = execute(plan, me, tools, held, attempts);"
+        " held, _ = validate_key(plan, me, tools, held)\n",
+        "Two runs with one key execute, and only then is it decided which of them was allowed to.",
+        (
+            "tests/e2e/test_key.py::test_the_claim_is_committed_before_command_runs",
+            "tests/e2e/test_key.py::test_a_key_that_succeeded_is_skipped",
+        ),
+        simulated=True,
+    ),
+    Mutant(
+        "LOCK_UN before the tree is dead",
+        "guardrun/warden/warden.py",
+        "            tree.signal_tree(self._signum, self._group, heard=self._heard)\n",
+        "            tree.signal_tree(self._signum, self._group, heard=self._heard);"
+        " [fcntl.flock(fd, fcntl.LOCK_UN) for fd in self._held]\n",
+        "COMMAND was told to stop and tidies up, while the next holder of the lock begins.",
+        ("tests/e2e/test_lock.py::test_the_lock_is_held_until_all_of_a_stopped_command_is_dead",),
+    ),
+    Mutant(
+        "a killed COMMAND counts as one that ended",
+        "guardrun/core/attempt.py",
+        "    (RUNNING, CRASH): (STOPPING, TERMINATE),\n",
+        "    (RUNNING, CRASH): (OVER, REPORT),\n",
+        "The OOM killer takes a shell; what that had started runs on without lock or limit.",
+        ("tests/e2e/test_stop.py::test_death_by_signal_is_no_normal_end",),
+    ),
+    Mutant(
+        "orphans are not adopted",
+        "guardrun/warden/backstop.py",
+        "        try:\n            kernel.become_subreaper()\n            os.setpgid(0, 0)\n",
+        "        try:\n            os.setpgid(0, 0)\n",
+        "Who has lost its parent is nobody's child any more, and outlives the timeout.",
+        ("tests/e2e/test_stop.py::test_timeout_by_force",),
+    ),
+    Mutant(
+        "keeper releases before it kills",
+        "guardrun/keeper/keeper.py",
+        "        while self._term.executed and (self._run is not None or self._place is not None):"
+        "\n",
+        "        while False and (self._run is not None or self._place is not None):\n",
+        "guardrun was killed: the lock is another's while COMMAND is still alive.",
+        (f"{_FAULTS}::test_a_killed_supervisor",),
+        simulated=True,
+    ),
+    # ------------------------------------------------------------ locks
+    Mutant(
+        "no inode recheck",
+        "guardrun/locks/flock.py",
+        "        if not same_inode(self._fds[slot], status):\n",
+        "        if not same_inode(self._fds[slot], os.fstat(self._fds[slot])):\n",
+        "After somebody has removed the lock file, two runs hold two locks of one name.",
+        ("tests/e2e/test_lock.py::test_a_lock_file_that_was_removed_does_not_make_two_holders",),
+    ),
+    Mutant(
+        "unconditional DEL",
+        "guardrun/locks/lua/release.lua",
+        "if not mine then return 0 end\n",
+        "if not mine then return redis.call('DEL', HELD) end\n",
+        "Who wakes up after its lease has lapsed takes the lock from whoever has it now.",
+        (
+            f"{_LEASES}::TestHolding::test_only_the_owner[redis]",
+            f"{_LEASES}::TestHolding::test_released_twice[redis]",
+        ),
+    ),
+    Mutant(
+        "no owner check",
+        "guardrun/sql/postgres/leases.sql",
+        " WHERE lease_id = %(id)s AND token = %(token)s AND expires_at > clock_timestamp()\n"
+        "   AND number IS NULL\nRETURNING true\n\n-- name: session_holds\n",
+        " WHERE lease_id = %(id)s AND expires_at > clock_timestamp()\n"
+        "   AND number IS NULL\nRETURNING true\n\n-- name: session_holds\n",
+        "The same in Postgres: a release is good for whoever holds the place.",
+        (
+            f"{_LEASES}::TestHolding::test_only_the_owner[postgres]",
+            f"{_LEASES}::TestHolding::test_released_twice[postgres]",
+        ),
+    ),
+    Mutant(
+        "now() instead of clock_timestamp()",
+        "guardrun/sql/postgres/leases.sql",
+        "    SELECT clock_timestamp() AS t\n), taken AS MATERIALIZED (\n",
+        "    SELECT now() AS t\n), taken AS MATERIALIZED (\n",
+        "now() is when the transaction began: a lease that was waited for behind a row lock lapses "
+        "too early by that, while its holder counts the whole ttl.",
+        (f"{_PG_LEASES}::test_a_lease_after_a_lock_wait_lasts_its_whole_ttl",),
+    ),
+    Mutant(
+        "now() in a renewal",
+        "guardrun/sql/postgres/leases.sql",
+        " WHERE lease_id = %(id)s AND token = %(token)s AND expires_at > clock_timestamp()\n"
+        "   AND number IS NULL\nRETURNING EXISTS",
+        " WHERE lease_id = %(id)s AND token = %(token)s AND expires_at > now()\n"
+        "   AND number IS NULL\nRETURNING EXISTS",
+        "A renewal that waited beyond the lease's end brings it back.",
+        (f"{_PG_LEASES}::test_a_renewal_behind_a_lock_that_outlasts_the_lease_fails",),
+    ),
+    Mutant(
+        "lost wake-up between asking and listening",
+        "guardrun/locks/redis.py",
+        "            # Between that answer and now it may have become free, and nobody told us.\n"
+        "            said = self._acquire(wanted, wait, due)\n",
+        "            pass\n",
+        "A lock that was given back in between is free, and its first waiter sleeps.",
+        ("tests/contract/test_redis_leases.py::TestCosts::test_no_gap",),
+    ),
+    Mutant(
+        "lost wake-up that came with an answer",
+        "guardrun/locks/postgres_session.py",
+        "        if self._take(connection):\n",
+        "        if self._take(connection) and not self.listens:\n",
+        "libpq has read the notification together with an answer: no descriptor says so.",
+        (f"{_PG_LEASES}::test_what_comes_with_an_answer_is_not_missed",),
+    ),
+    Mutant(
+        "wake-up not sent",
+        "guardrun/locks/lua/release.lua",
+        "wake('')\nreturn 1\n",
+        "return 1\n",
+        "The lock is free, and who waits for it finds out seconds later.",
+        (f"{_LEASES}::TestWake::test_woken[redis]",),
+    ),
+    Mutant(
+        "order of the queue lost",
+        "guardrun/locks/lua/acquire.lua",
+        "if (rank or redis.call('ZCARD', QUEUE)) < free then\n",
+        "if free > 0 then\n",
+        "Who comes at the right moment overtakes all who wait; under load some never get it.",
+        (
+            f"{_LEASES}::TestQueue::test_in_order[redis]",
+            f"{_LEASES}::TestQueue::test_no_starvation[redis]",
+        ),
+    ),
+    Mutant(
+        "fence without a clock",
+        "guardrun/locks/lua/common.lua",
+        "  local fence = math.max(last + 1, now)\n",
+        "  local fence = last + 1\n",
+        "A server that comes back empty begins anew, and old tokens are larger than new ones.",
+        (
+            f"{_LEASES}::TestFence::test_is_a_time[redis]",
+            "tests/contract/test_redis_leases.py::TestForgetting::test_restarted_empty",
+        ),
+    ),
+    # ------------------------------------------------------------ the ledger
+    Mutant(
+        "missing BEGIN IMMEDIATE",
+        "guardrun/ledger/sqlite.py",
+        '        db.execute("BEGIN IMMEDIATE")\n',
+        '        db.execute("BEGIN")\n',
+        "A transaction that reads first and writes later fails with SQLITE_BUSY_SNAPSHOT when "
+        "another process has written in between, however patient everybody is.",
+        (f"{_SQLITE}::test_nobody_writes_between_a_look_and_the_claim",),
+    ),
+    Mutant(
+        "claim token not checked on finish (SQLite)",
+        "guardrun/sql/sqlite/run.sql",
+        " WHERE key = :key AND token = :token AND state IN ('running', 'interrupted');\n",
+        " WHERE key = :key AND state IN ('running', 'interrupted');\n",
+        "A run that lost its key records its success as that of whoever runs now.",
+        (f"{_LEDGER}::test_a_stale_finish_completes_its_row_and_leaves_the_key[sqlite]",),
+        simulated=True,
+    ),
+    Mutant(
+        "claim token not checked on finish (Postgres)",
+        "guardrun/sql/postgres/run.sql",
+        "     WHERE held.id = %(key_id)s AND held.token = %(token)s AND NOT EXISTS (SELECT FROM "
+        "done)\n",
+        "     WHERE held.id = %(key_id)s AND NOT EXISTS (SELECT FROM done)\n",
+        "The same in Postgres.",
+        (f"{_LEDGER}::test_a_stale_finish_completes_its_row_and_leaves_the_key[postgres]",),
+    ),
+    Mutant(
+        "budget checked, then incremented",
+        "guardrun/sql/postgres/run.sql",
+        "SELECT pg_advisory_xact_lock(%(lock)s)\n",
+        "SELECT %(lock)s::bigint\n",
+        "Runs that fail together each see the budget as it was before any of them: a retry storm.",
+        (f"{_LEDGER}::test_concurrent_retries_never_exceed_the_budget[postgres]",),
+    ),
+    Mutant(
+        "spool replay overwrites",
+        "guardrun/sql/sqlite/run.sql",
+        "       held_by = excluded.held_by\n WHERE runs.finished_at IS NULL;\n",
+        "       held_by = excluded.held_by\n WHERE true;\n",
+        "An outcome that was recorded is written over by an older one from the spool.",
+        (
+            f"{_LEDGER}::test_repeating_finish_changes_nothing[sqlite]",
+            f"{_LEDGER}::test_a_replayed_failure_does_not_free_a_key_that_succeeded_since[sqlite]",
+        ),
+        simulated=True,
+    ),
+    Mutant(
+        "spool not synced",
+        "guardrun/ledger/spool.py",
+        "                os.fsync(fd)\n            finally:\n",
+        "            finally:\n",
+        "After a power cut the file is there, and empty.",
+        ("tests/unit/test_spool.py::test_it_is_on_disk_before_keep_returns",),
+    ),
+    Mutant(
+        "spool file removed before it is recorded",
+        "guardrun/ledger/spool.py",
+        "            large = sum(map(len, outcome.captured or ())) > _LARGE\n",
+        "            large = sum(map(len, outcome.captured or ())) > _LARGE;"
+        " large or self.remove(path)\n",
+        "A ledger that goes down at the wrong moment makes a success vanish.",
+        ("tests/unit/test_spool.py::test_a_ledger_that_goes_down_keeps_the_rest",),
+    ),
+)
+"""In every one of them ``new`` is right at first sight."""

@@ -1,0 +1,81 @@
+"""The supervisor's hold on its keeper: what is asked of it before COMMAND is started."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator, Sequence
+
+import pytest
+
+from guardrun import channel, kernel
+from guardrun.core.lease import Lease
+from guardrun.errors import StoreUnavailable
+from guardrun.keeper import messages
+from guardrun.keeper.keeper import Stores, Terms
+from guardrun.keeper.link import Link
+from guardrun.term import Term
+
+TTL = 60.0
+
+
+class Idle:
+    """Nothing to wait for."""
+
+    def pause(self, fds: Sequence[int], due: float) -> Collection[int]:  # noqa: ARG002
+        """At once."""
+        return ()
+
+    def check(self) -> None:
+        """Go on."""
+
+
+@pytest.fixture
+def tether() -> Iterator[channel.Channel]:
+    """The keeper's end of its tie to the warden."""
+    ends = channel.pair()
+    yield ends[0]
+    for end in ends:
+        end.close()
+
+
+def link(term: Term, tether: channel.Channel) -> Link:
+    """A link without a keeper."""
+    nothing = Stores(None, None, None, together=False)
+    terms = Terms(TTL, 10.0, "stop")
+    return Link(tether, term, lambda: nothing, terms, False, random.Random(1), set())
+
+
+def held_since(ago: float) -> Term:
+    """The term of a lease that was granted so many seconds ago."""
+    term = Term()
+    now = kernel.now()
+    term.lock.extend(Lease(TTL, now - ago, 10.0), now + TTL, now)
+    return term
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+def test_a_lease_that_is_half_gone_is_renewed_before_command(
+    monkeypatch: pytest.MonkeyPatch, tether: channel.Channel, renewed: bool
+) -> None:
+    """COMMAND starts under it only when the store has said yes once more."""
+    term = held_since(0.6 * TTL)
+    asked = []
+
+    def ask(self: Link, waiter: Idle, store: str, what: object, due: float) -> bool:  # noqa: ARG001
+        asked.append(what)
+        if not renewed:
+            raise StoreUnavailable("nobody answers")
+        term.lock.extend(Lease(TTL, kernel.now(), 10.0), kernel.now() + TTL, kernel.now())
+        return True
+
+    monkeypatch.setattr(Link, "ask", ask)
+    assert link(term, tether).assure(Idle()) is renewed
+    assert asked == [messages.Renew()]
+
+
+def test_a_fresh_lease_is_not_renewed_first(
+    monkeypatch: pytest.MonkeyPatch, tether: channel.Channel
+) -> None:
+    """With more than half of it left nobody is asked, and COMMAND does not wait."""
+    monkeypatch.setattr(Link, "ask", None)
+    assert link(held_since(0.4 * TTL), tether).assure(Idle())
