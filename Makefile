@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Tests mostly wait for processes: more workers than cores pay, but not many more.
 WORKERS ?= 4
 
-.PHONY: help install test sim servers lint types check stateful faults bench wheel clean
+.PHONY: help install test servers lint types check sim stateful faults crashpoints mutants bench wheel clean
 
 help:
 	@echo 'make install   an environment in .venv with guardrun in it'
@@ -16,6 +16,8 @@ help:
 	@echo 'make check     lint, types, tests: what CI runs'
 	@echo 'make stateful  long random histories of locks, leases and ledgers, against their models'
 	@echo 'make faults    random faults for SECONDS=600, and one table of what came of them'
+	@echo 'make crashpoints   kill guardrun at every I/O step, and see what the next run finds'
+	@echo 'make mutants   plant bugs, and see the tests notice'
 	@echo 'make bench     the benchmark table'
 	@echo 'make wheel     dist/*.whl'
 
@@ -68,6 +70,13 @@ faults: SECONDS ?= 600
 faults: $(VENV)/.stamp
 	$(ALONE) sh -c '"$$@"; exit $$?' sh $(BIN)/python tests/fault_campaign.py \
 	  --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+# WORDS="--every 5 --seed 1 'sqlite, host lock'", say, is less of it.
+crashpoints: $(VENV)/.stamp
+	$(ALONE) $(BIN)/python tests/crash_points.py $(WORDS)
+
+mutants: $(VENV)/.stamp
+	$(ALONE) $(BIN)/python -m tests.mutants $(WORDS)
 
 bench: $(VENV)/.stamp
 	$(BIN)/python bench/run.py

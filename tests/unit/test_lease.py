@@ -49,6 +49,16 @@ def test_three_renewals_can_fail_before_command_is_told_to_stop(
     assert sent + 3 * ttl / 4 + lease.patience(ttl) <= granted.term_at + slack or ttl < 16
 
 
+def test_jitter_only_makes_a_renewal_earlier() -> None:
+    """The latest that can be drawn is a quarter of the ttl."""
+
+    class Latest(random.Random):
+        def uniform(self, a: float, b: float) -> float:
+            return max(a, b)
+
+    assert lease.next_renewal(lease.Lease(60.0, 1000.0, 10.0), Latest()) == 1015.0
+
+
 @given(TTLS, st.integers(0, 1000))
 def test_a_request_takes_one_to_three_seconds_at_most(ttl: float, unanswered: int) -> None:
     """A renewal waits a twentieth of the ttl, longer for a slow store, within bounds."""
