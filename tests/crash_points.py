@@ -200,14 +200,14 @@ class Scene:
 def ended_as_expected(role: str, told: dict[str, Any], before: Facts) -> Iterator[str]:
     """Only a death of its own ends the supervisor; that of another is survived, or told of."""
     code = told["code"]
-    if told["struck"] is None or role in ("keeper", "backstop"):
+    if told["struck"] is None or role == "keeper":
         if code != 0:
             yield f"exit code {code}, and nothing of importance was killed"
     elif role in ("supervisor", "host"):
         if code != -9:
             yield f"exit code {code}: it was not killed"
-    elif code not in (0, 70):
-        yield f"exit code {code} after the warden's death"
+    elif code not in (0, 70):  # a backstop that dies at its birth leaves no warden
+        yield f"exit code {code} after the death of the {role}"
     if code == 0 and not before.succeeded:
         yield "exit code 0, and no success is on record"
 
