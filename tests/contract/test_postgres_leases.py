@@ -218,6 +218,23 @@ def test_what_comes_with_an_answer_is_not_missed(
     granted(leases.acquire(waits, True, due()))
 
 
+def test_what_comes_with_a_sign_of_life_is_not_missed(
+    store: PostgresStore, opened: Callable[..., Leases]
+) -> None:
+    """A session that is asked whether it is alive, while a place is free for it, is still woken."""
+    leases, other = opened(AdvisoryLeases, store.url), opened(AdvisoryLeases, store.url)
+    held, first, second = wanted("held"), wanted("awaited"), wanted("awaited")
+    granted(leases.acquire(held, False, due()))
+    granted(other.acquire(first, False, due()))
+    busy(leases.acquire(second, True, due()))
+    assert other.release(first, due())
+    assert woken(leases)
+    assert leases.renew(held, due())
+    assert woken(leases, 1.0)
+    leases.drain()
+    granted(leases.acquire(second, True, due()))
+
+
 @BOTH
 def test_a_pause_of_the_waiter_wakes_the_next(
     store: PostgresStore, opened: Callable[..., Leases], kind: type[Leases]

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -57,13 +58,13 @@ def complete(connection: psycopg.Connection[Any], run: Run, token: str | None = 
     connection.execute("SELECT guardrun.complete(%s, %s)", (run.key, token or run.token))
 
 
-def waiting(store: PostgresStore) -> bool:
-    """Whether a connection waits for another one's lock."""
+def waiting(store: PostgresStore) -> int:
+    """How many connections wait for another one's lock."""
     found = store.sql(
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
-        " AND wait_event_type = 'Lock' LIMIT 1"
+        " AND wait_event_type = 'Lock'"
     )
-    return bool(found)
+    return len(found)
 
 
 class Proxy:
@@ -415,6 +416,34 @@ def test_watching_means_asking_again(store: PostgresStore) -> None:
     assert not select.select([child.fileno()], [], [], 0)[0]
     assert select.select([child.fileno()], [], [], 10)[0]
     child.cancel()
+
+
+def test_a_budget_is_spent_by_one_at_a_time(store: PostgresStore) -> None:
+    """Of two runs that both came before either had committed, the second sees what the first spent.
+
+    A trigger makes the first one slow, until both of them are waiting for something.
+    """
+    gate, budget = 4711, Budget(1, 60.0)
+    store.sql(
+        "CREATE FUNCTION pass_the_gate() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN PERFORM pg_advisory_xact_lock_shared({gate}); RETURN NEW; END $$"
+    )
+    store.sql(
+        "CREATE TRIGGER gate AFTER INSERT ON guardrun.budgets"
+        " FOR EACH ROW EXECUTE FUNCTION pass_the_gate()"
+    )
+    ledgers = [store.open() for _ in range(2)]
+    for ledger in ledgers:
+        ledger.prepare(due())
+    with (
+        ThreadPoolExecutor(len(ledgers)) as pool,
+        psycopg.connect(store.url, autocommit=True) as keeper_of_the_gate,
+    ):
+        keeper_of_the_gate.execute("SELECT pg_advisory_lock(%s)", (gate,))
+        asked = [pool.submit(ledger.spend_retry, make_run(), budget, due()) for ledger in ledgers]
+        eventually(lambda: waiting(store) == len(ledgers), what="both wait")
+        keeper_of_the_gate.execute("SELECT pg_advisory_unlock(%s)", (gate,))
+        assert sorted(one.result() for one in asked) == [False, True]
 
 
 # ---------------------------------------------------------------- guardrun.complete

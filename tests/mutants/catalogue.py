@@ -51,7 +51,7 @@ MUTANTS = (
         "rng.uniform(lease.ttl / 5, lease.ttl / 4)",
         "rng.uniform(lease.ttl / 4, lease.ttl / 2)",
         "Jitter that makes the interval longer leaves room for one lost renewal instead of three.",
-        ("tests/unit/test_lease.py::test_jitter_only_makes_a_renewal_earlier",),
+        (f"{_TERMS}::test_jitter_only_makes_a_renewal_earlier",),
     ),
     Mutant(
         "started on the last of a lease",
@@ -67,7 +67,7 @@ MUTANTS = (
         "        return due if self._place is None else min(due, spared(self._place.needed_at))\n",
         "        return due\n",
         "A ledger that hangs keeps the keeper from renewing the lease, and costs COMMAND its life.",
-        ("tests/e2e/test_lease_and_ledger.py::test_a_ledger_that_hangs_does_not_cost_the_lease",),
+        (f"{_BOTH}::test_the_lease_lasts_until_the_outcome_is_kept",),
     ),
     # ------------------------------------------------------------ order of the six steps
     Mutant(
@@ -76,7 +76,7 @@ MUTANTS = (
         "        outcome = persist(plan, outcome, tools)\n",
         "        tools.lock and tools.lock.release(); outcome = persist(plan, outcome, tools)\n",
         "The next holder starts, and asks the ledger, before this one's outcome is there.",
-        ("tests/e2e/test_ledger_cli.py::test_the_lock_is_held_until_the_outcome_is_recorded",),
+        (f"{_LEDGER_CLI}::test_the_lock_is_held_until_the_outcome_is_recorded",),
         simulated=True,
     ),
     Mutant(
@@ -99,7 +99,7 @@ MUTANTS = (
         "            tree.signal_tree(self._signum, self._group, heard=self._heard);"
         " [fcntl.flock(fd, fcntl.LOCK_UN) for fd in self._held]\n",
         "COMMAND was told to stop and tidies up, while the next holder of the lock begins.",
-        ("tests/e2e/test_lock.py::test_the_lock_is_held_until_all_of_a_stopped_command_is_dead",),
+        (f"{_LOCK}::test_the_lock_is_held_until_all_of_a_stopped_command_is_dead",),
     ),
     Mutant(
         "a killed COMMAND counts as one that ended",
@@ -134,7 +134,7 @@ MUTANTS = (
         "        if not same_inode(self._fds[slot], status):\n",
         "        if not same_inode(self._fds[slot], os.fstat(self._fds[slot])):\n",
         "After somebody has removed the lock file, two runs hold two locks of one name.",
-        ("tests/e2e/test_lock.py::test_a_lock_file_that_was_removed_does_not_make_two_holders",),
+        (f"{_LOCK}::test_a_lock_file_that_was_removed_does_not_make_two_holders",),
     ),
     Mutant(
         "unconditional DEL",
@@ -191,10 +191,18 @@ MUTANTS = (
     Mutant(
         "lost wake-up that came with an answer",
         "guardrun/locks/postgres_session.py",
+        "            fresh.add_notify_handler(lambda _: self._ring())\n",
+        "",
+        "psycopg has read the notification together with an answer: no descriptor says so.",
+        (f"{_PG_LEASES}::test_what_comes_with_an_answer_is_not_missed",),
+    ),
+    Mutant(
+        "lost wake-up that came with a sign of life",
+        "guardrun/locks/postgres_session.py",
         "        if self._take(connection):\n",
         "        if self._take(connection) and not self.listens:\n",
-        "libpq has read the notification together with an answer: no descriptor says so.",
-        (f"{_PG_LEASES}::test_what_comes_with_an_answer_is_not_missed",),
+        "libpq has read it while nothing was asked but whether the session is alive.",
+        (f"{_PG_LEASES}::test_what_comes_with_a_sign_of_life_is_not_missed",),
     ),
     Mutant(
         "wake-up not sent",
@@ -260,7 +268,7 @@ MUTANTS = (
         "SELECT pg_advisory_xact_lock(%(lock)s)\n",
         "SELECT %(lock)s::bigint\n",
         "Runs that fail together each see the budget as it was before any of them: a retry storm.",
-        (f"{_LEDGER}::test_concurrent_retries_never_exceed_the_budget[postgres]",),
+        ("tests/contract/test_postgres_ledger.py::test_a_budget_is_spent_by_one_at_a_time",),
     ),
     Mutant(
         "spool replay overwrites",
@@ -268,10 +276,7 @@ MUTANTS = (
         "       held_by = excluded.held_by\n WHERE runs.finished_at IS NULL;\n",
         "       held_by = excluded.held_by\n WHERE true;\n",
         "An outcome that was recorded is written over by an older one from the spool.",
-        (
-            f"{_LEDGER}::test_repeating_finish_changes_nothing[sqlite]",
-            f"{_LEDGER}::test_a_replayed_failure_does_not_free_a_key_that_succeeded_since[sqlite]",
-        ),
+        (f"{_LEDGER}::test_repeating_finish_changes_nothing[sqlite]",),
         simulated=True,
     ),
     Mutant(
