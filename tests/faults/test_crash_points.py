@@ -12,19 +12,12 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import servers
-from crash_points import (
-    TRACER,
-    Facts,
-    Scene,
-    far_scenes,
-    goes_on,
-    is_complete,
-    is_true,
-    local_scenes,
-)
+from crash_scenes import TRACER, Scene, far_scenes, local_scenes
+from crash_truth import Facts, goes_on, is_complete, is_true
 from fleet import fleet_host
 from support import Result
 
@@ -109,9 +102,9 @@ def test_far_away(tmp_path: Path, database_url: str) -> None:
 # ---------------------------------------------------------------- the verdict itself
 
 
-def facts(**changes: object) -> Facts:
+def facts(**changes: Any) -> Facts:
     """What there is to know after one run that has succeeded."""
-    row = {"job_id": "j", "result": "success", "exit_code": 0, "finished_at": 1}
+    row: dict[str, Any] = {"job_id": "j", "result": "success", "exit_code": 0, "finished_at": 1}
     row |= {"token": "t", "stale": 0, "attempts": 1}
     attempt = {"job_id": "j", "number": 1, "result": "success", "exit_code": 0}
     key = {"state": "succeeded", "job_id": "j"}
