@@ -190,7 +190,7 @@ MUTANTS = (
     ),
     Mutant(
         "lost wake-up that came with an answer",
-        "guardrun/locks/postgres_session.py",
+        "guardrun/postgres/session.py",
         "            fresh.add_notify_handler(lambda _: self._ring())\n",
         "",
         "psycopg has read the notification together with an answer: no descriptor says so.",
@@ -198,7 +198,7 @@ MUTANTS = (
     ),
     Mutant(
         "lost wake-up that came with a sign of life",
-        "guardrun/locks/postgres_session.py",
+        "guardrun/postgres/session.py",
         "        if self._take(connection):\n",
         "        if self._take(connection) and not self.listens:\n",
         "libpq has read it while nothing was asked but whether the session is alive.",
