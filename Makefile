@@ -51,7 +51,7 @@ types: $(VENV)/.stamp
 check: lint types test
 
 # In a PID namespace of their own, where that is allowed: whatever they leave ends with it.
-ALONE := $(shell unshare --pid --fork --mount-proc true 2>/dev/null && \
+ALONE = $(shell unshare --pid --fork --mount-proc true 2>/dev/null && \
   echo unshare --pid --fork --mount-proc)
 
 # One seed is one schedule; these are so many from SEED on.

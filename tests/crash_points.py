@@ -1,6 +1,6 @@
 """What must hold after a guardrun's process has died at its n-th I/O step, for every n.
 
-    python tests/crash_points.py [--jobs 2] [--every 1] [--seed N] [SCENE]...
+    python tests/crash_points.py [--jobs 2] [--every 1] [--seed N] [--role ROLE] [SCENE]...
 
 A run with a key is traced (``tracer.py`` says what a step is), one of its processes is killed just
 before its n-th step, and when nothing is left of it the same line is run once more: that one has to
@@ -26,6 +26,7 @@ import servers
 from crash_scenes import Point, Scene, far_scenes, lease_scenes, local_scenes
 from crash_truth import STAGES
 from fleet import fleet_host
+from tracer import ROLES
 
 
 def play_all(scene: Scene, role: str, root: Path, jobs: int, every: int, first: int) -> list[Point]:
@@ -60,6 +61,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="points at a time")
     parser.add_argument("--every", type=int, default=1, help="only every so many-th step")
     parser.add_argument("--seed", type=int, help="which of them comes first")
+    parser.add_argument("--role", choices=ROLES, help="only whoever has this one")
     parser.add_argument("scenes", nargs="*", help="their names; without one: all")
     given = parser.parse_args(words)
     first = random.Random(given.seed).randrange(given.every) + 1
@@ -83,6 +85,8 @@ def main(words: Sequence[str]) -> int:
             if given.scenes and scene.name not in given.scenes:
                 continue
             for role in scene.roles:
+                if given.role not in (None, role):
+                    continue
                 began = time.monotonic()
                 points = play_all(scene, role, root, given.jobs, given.every, first)
                 took = time.monotonic() - began

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from crash_truth import Facts, ended_as_expected, goes_on, is_complete, is_true
+from crash_truth import Facts, ended_as_expected, goes_on, is_complete, is_true, keeps
 from fleet import FleetHost, ask
 from lease_fleet import LEASE
 from support import GUARDRUN, Host, busy_ledger, finish
@@ -81,6 +81,7 @@ class Scene:
         host = self._host(root)
         try:
             self.before(host, key)
+            earlier = self.facts(host, key)
             lock = ("--lock", key) if self.locked else ()
             words = ("--key", key, *lock, *self.options, "--", host.job)
             report = root / "report"
@@ -99,6 +100,7 @@ class Scene:
             host.close()
         problems = (
             *ended_as_expected(role, told, before),
+            *keeps(earlier, before),
             *is_true(before),
             *goes_on(before, again, after),
             *is_complete(after),

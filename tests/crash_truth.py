@@ -88,14 +88,26 @@ def goes_on(before: Facts, again: Result, after: Facts) -> Iterator[str]:
         yield f"the next run: {finished['result']}"
     elif after.executed != [*before.executed, finished["job_id"]]:
         yield "the next run has succeeded, and not executed once"
+    yield from keeps(before, after)
     for job_id, row in before.runs.items():
-        if row["finished_at"] is not None:
-            if after.runs.get(job_id) != row:
-                yield f"the terminal row of {job_id} was changed"
-            if _tried(after, job_id) != _tried(before, job_id):
-                yield f"the attempts of {job_id}, which had ended, were changed"
-        elif job_id not in before.spooled and after.runs[job_id]["result"] != "interrupted":
+        cut_off = row["finished_at"] is None and job_id not in before.spooled
+        if cut_off and after.runs[job_id]["result"] != "interrupted":
             yield f"{job_id} was cut off, and is {after.runs[job_id]['result']}"
+
+
+def keeps(earlier: Facts, later: Facts) -> Iterator[str]:
+    """T: what has ended is not changed any more; what waits is not lost on its way."""
+    for job_id, row in earlier.runs.items():
+        if row["finished_at"] is None:
+            continue
+        if later.runs.get(job_id) != row:
+            yield f"the terminal row of {job_id} was changed"
+        if _tried(later, job_id) != _tried(earlier, job_id):
+            yield f"the attempts of {job_id}, which had ended, were changed"
+    for job_id in earlier.spooled:
+        recorded = later.runs.get(job_id, {}).get("result") == "success"
+        if not recorded and job_id not in later.spooled:
+            yield f"the outcome of {job_id}, which was in the spool, is gone"
 
 
 def is_complete(after: Facts) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import servers
 from crash_scenes import TRACER, Scene, far_scenes, local_scenes
-from crash_truth import Facts, goes_on, is_complete, is_true
+from crash_truth import Facts, goes_on, is_complete, is_true, keeps
 from fleet import fleet_host
 from support import Result
 
@@ -153,6 +153,13 @@ def test_a_lie_is_noticed(lie: Facts) -> None:
 def test_a_lack_is_noticed(lack: Facts) -> None:
     """What waits, seems to run, or is missing."""
     assert list(is_complete(lack))
+
+
+def test_a_loss_is_noticed() -> None:
+    """An outcome that leaves the spool has to be in the ledger by then."""
+    waits = facts(spooled=["j"], runs={}, key=None, attempts=[])
+    assert list(keeps(waits, waits)) == list(keeps(waits, facts())) == []
+    assert list(keeps(waits, waits._replace(spooled=[])))
 
 
 def test_what_goes_on_wrongly_is_noticed() -> None:

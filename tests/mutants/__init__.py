@@ -23,6 +23,8 @@ class Mutant(NamedTuple):
     """what goes wrong with it, for whom"""
     tests: tuple[str, ...]
     """node ids of pytest, each of which must notice; the quickest first"""
+    crashes: tuple[str, ...] = ()
+    """words for ``crash_points.py``, which must notice as well"""
     simulated: bool = False
     """also within reach of the simulator"""
 

@@ -28,7 +28,8 @@ _NEEDED = ("guardrun", "tests", "pyproject.toml")
 _PATIENCE = 240
 """s that one test may take: one that hangs has noticed as well, but is not called a failure"""
 _FAILED = re.compile(r"^FAILED (\S+)", re.MULTILINE)
-_SIMULATOR = "tests/sim"
+_CRASHES = ("tests/crash_points.py", "--jobs", "1", "--seed", "1")
+_SIMULATOR = ("-m", "tests.sim")
 
 
 class Verdict(NamedTuple):
@@ -78,10 +79,16 @@ def _control(place: Path, chosen: Sequence[Mutant]) -> int:
     run = _pytest(tree, tests, len(tests) * 60, "-n", "2", "--dist", "loadgroup")
     seconds = time.monotonic() - began
     print(f"without a bug: {len(tests)} tests, exit code {run.returncode}, {seconds:.0f} s")
-    if run.returncode == 0 and "skipped" not in run.stdout:
-        return 0
-    print(run.stdout)
-    return 1
+    wrong = 0
+    if run.returncode != 0 or "skipped" in run.stdout:
+        wrong += 1
+        print(run.stdout)
+    for words in dict.fromkeys(mutant.crashes for mutant in chosen if mutant.crashes):
+        played = _run(tree, [*_CRASHES, *words], None)
+        if played.returncode != 0:
+            wrong += 1
+            print("crash points without a bug:", played.stdout, played.stderr)
+    return wrong
 
 
 def _hunt(place: Path, mutant: Mutant, schedules: int | None) -> tuple[Mutant, list[Verdict]]:
@@ -96,8 +103,12 @@ def _hunt(place: Path, mutant: Mutant, schedules: int | None) -> tuple[Mutant, l
         return mutant, [Verdict(False, "NOT PLANTED", 0.0, str(error))]
     file.write_text(text)
     verdicts = [_judge(tree, test) for test in mutant.tests]
+    if mutant.crashes:
+        told = f"crash points: {mutant.crashes[-1]}"
+        verdicts.append(_play(tree, told, _CRASHES, mutant.crashes))
     if schedules and mutant.simulated:
-        verdicts.append(_simulate(tree, schedules))
+        told = f"the simulator, within {schedules} schedules"
+        verdicts.append(_play(tree, told, _SIMULATOR, ("--schedules", str(schedules))))
     shutil.rmtree(tree.parent)
     return mutant, verdicts
 
@@ -116,27 +127,29 @@ def _judge(tree: Path, test: str) -> Verdict:
     return Verdict(False, f"NOT CAUGHT by {_shown(test)}", seconds, run.stdout[-3000:])
 
 
-def _simulate(tree: Path, schedules: int) -> Verdict:
+def _play(tree: Path, told: str, program: tuple[str, ...], words: tuple[str, ...]) -> Verdict:
+    """Run a program of the tests' that says 1 when something was wrong."""
     began = time.monotonic()
-    if not (tree / _SIMULATOR).is_dir():
-        return Verdict(False, "there is no simulator", 0.0)
-    words = [sys.executable, "-m", "tests.sim", "--schedules", str(schedules)]
-    run = subprocess.run(
-        words, cwd=tree, env=_environment(tree), capture_output=True, text=True, check=False
-    )
+    run = _run(tree, [*program, *words], None)
     seconds = time.monotonic() - began
-    told = f"the simulator, within {schedules} schedules"
-    if run.returncode == 1:
+    if run.returncode == 1 and "Traceback" not in run.stderr:
         return Verdict(True, told, seconds)
-    return Verdict(False, f"NOT CAUGHT by {told}", seconds, run.stdout[-3000:] + run.stderr[-3000:])
+    output = run.stdout[-3000:] + run.stderr[-3000:]
+    return Verdict(False, f"NOT CAUGHT by {told}", seconds, output)
 
 
 def _pytest(
     tree: Path, tests: Sequence[str], patience: float, *options: str
 ) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
+    words = ["-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider"]
+    return _run(tree, [*words, *options, *tests], patience)
+
+
+def _run(
+    tree: Path, words: Sequence[str], patience: float | None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*words, *options, *tests],
+        [sys.executable, *words],
         cwd=tree,
         env=_environment(tree),
         stdin=subprocess.DEVNULL,

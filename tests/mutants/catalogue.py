@@ -90,6 +90,7 @@ MUTANTS = (
             "tests/e2e/test_key.py::test_the_claim_is_committed_before_command_runs",
             "tests/e2e/test_key.py::test_a_key_that_succeeded_is_skipped",
         ),
+        crashes=("--role", "supervisor", "--every", "5", "sqlite"),
         simulated=True,
     ),
     Mutant(
@@ -125,6 +126,16 @@ MUTANTS = (
         "        while False and (self._run is not None or self._place is not None):\n",
         "guardrun was killed: the lock is another's while COMMAND is still alive.",
         (f"{_FAULTS}::test_a_killed_supervisor",),
+        simulated=True,
+    ),
+    Mutant(
+        "keeper does not tell of its supervisor's death",
+        "guardrun/keeper/keeper.py",
+        "                break\n        self._tell_the_rest()\n",
+        "                break\n",
+        "The key stays held for its whole --claim-ttl though nothing of COMMAND is alive.",
+        ("tests/e2e/test_postgres_run.py::test_a_killed_run_frees_its_key_at_once",),
+        crashes=("--role", "supervisor", "--every", "4", "postgres"),
         simulated=True,
     ),
     # ------------------------------------------------------------ locks
@@ -295,6 +306,7 @@ MUTANTS = (
         " large or self.remove(path)\n",
         "A ledger that goes down at the wrong moment makes a success vanish.",
         ("tests/unit/test_spool.py::test_a_ledger_that_goes_down_keeps_the_rest",),
+        crashes=("--role", "supervisor", "--every", "4", "sqlite, from the spool"),
     ),
 )
 """In every one of them ``new`` is right at first sight."""
