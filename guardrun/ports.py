@@ -181,7 +181,7 @@ class RemoteLedger(Ledger, Protocol):
         """Record that the run was cut off, and nothing of COMMAND is alive."""
 
     def give_back(self, run: Run, due: float, /) -> None:
-        """Free the key of a claim under which nothing was executed."""
+        """Record that the run is over, and free the key: nothing was executed under its claim."""
 
     def idle(self) -> None:
         """Let go of the connection until it is needed again."""

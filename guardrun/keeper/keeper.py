@@ -382,7 +382,7 @@ class Keeper:
                 self._ledger.finish(outcome, due)
             elif run is not None and executed:
                 self._ledger.interrupt(run, due)
-            if run is not None and run.key is not None and not executed:
+            if run is not None and not executed:
                 self._ledger.give_back(run, due)
 
         return tell

@@ -101,8 +101,8 @@ class PostgresLedger:
         self._session.transact(due, (_SQL["interrupt"], self._own(run) | {"cut_off": CUT_OFF}))
 
     def give_back(self, run: Run, due: float) -> None:
-        """Free the key of a claim under which nothing was executed."""
-        self._session.transact(due, (_SQL["give_back"], self._own(run)))
+        """Record that the run is over, and free the key: nothing was executed under its claim."""
+        self._session.transact(due, (_SQL["give_back"], self._own(run) | {"cut_off": CUT_OFF}))
 
     def spend_retry(self, run: Run, budget: Budget, due: float = FOREVER) -> bool:
         """Count one retry of ``run.job`` in a sliding window, if the budget has one left."""

@@ -28,6 +28,7 @@ from support import eventually
 from guardrun import kernel, sql
 from guardrun.errors import ConfigError, StoreOutdated, StoreUnavailable
 from guardrun.ledger.postgres import PostgresLedger
+from guardrun.ledger.rows import CUT_OFF
 from guardrun.model import FOREVER, Attempt, Budget, Captured, KeySpec, Run
 from guardrun.postgres.schema import SCHEMA, Migration, migrate, pending
 
@@ -303,6 +304,23 @@ def test_a_claim_can_be_given_back(store: PostgresStore) -> None:
     ledger.give_back(run, due())
     assert ledger.finish(ended(run, claim, "store_unavailable", attempts=()))
     assert claimed(ledger.begin(make_run("k"), STOP)).interrupted is None
+
+
+@pytest.mark.parametrize("key", ["k", None])
+def test_a_run_that_gives_its_claim_back_does_not_seem_to_run(
+    store: PostgresStore, key: str | None
+) -> None:
+    """Of a run that was killed before it had executed anything nobody may tell more than that."""
+    ledger = store.open()
+    run = make_run(key)
+    claim = claimed(ledger.begin(run, KeySpec(key)))
+    ledger.give_back(run, due())
+    row = store.row(run)
+    assert (row.result, row.reason, row.finished_at) == ("interrupted", CUT_OFF, None)
+    outcome = ended(run, claim, "store_unavailable", attempts=())
+    assert ledger.finish(outcome)
+    ledger.give_back(run, due())
+    assert store.row(run).result == "store_unavailable"
 
 
 def test_what_is_anothers_is_neither_interrupted_nor_given_back(store: PostgresStore) -> None:

@@ -6,6 +6,7 @@ from . import Mutant
 
 _LEASES = "tests/contract/test_leases.py"
 _LEDGER = "tests/contract/test_ledger.py"
+_PG_LEDGER = "tests/contract/test_postgres_ledger.py"
 _PG_LEASES = "tests/contract/test_postgres_leases.py"
 _LOCK = "tests/e2e/test_lock.py"
 _LEDGER_CLI = "tests/e2e/test_ledger_cli.py"
@@ -136,6 +137,16 @@ MUTANTS = (
         "The key stays held for its whole --claim-ttl though nothing of COMMAND is alive.",
         ("tests/e2e/test_postgres_run.py::test_a_killed_run_frees_its_key_at_once",),
         crashes=("--role", "supervisor", "--every", "4", "postgres"),
+        simulated=True,
+    ),
+    Mutant(
+        "who gives its claim back seems to run",
+        "guardrun/sql/postgres/run.sql",
+        " AND (SELECT count(*) FROM claim) >= 0\n\n-- name: unclaimed_success\n",
+        " AND (SELECT count(*) FROM claim) < 0\n\n-- name: unclaimed_success\n",
+        "A run that was killed before it had executed anything is running for its --claim-ttl.",
+        (f"{_PG_LEDGER}::test_a_run_that_gives_its_claim_back_does_not_seem_to_run",),
+        crashes=("--role", "supervisor", "--every", "1", "postgres"),
         simulated=True,
     ),
     # ------------------------------------------------------------ locks
@@ -279,7 +290,7 @@ MUTANTS = (
         "SELECT pg_advisory_xact_lock(%(lock)s)\n",
         "SELECT %(lock)s::bigint\n",
         "Runs that fail together each see the budget as it was before any of them: a retry storm.",
-        ("tests/contract/test_postgres_ledger.py::test_a_budget_is_spent_by_one_at_a_time",),
+        (f"{_PG_LEDGER}::test_a_budget_is_spent_by_one_at_a_time",),
     ),
     Mutant(
         "spool replay overwrites",

@@ -141,9 +141,16 @@ UPDATE guardrun.runs
  WHERE job_id = %(job_id)s::uuid AND finished_at IS NULL AND (SELECT count(*) FROM claim) >= 0
 
 -- name: give_back
-UPDATE guardrun.keys
-   SET state = 'failed', finished_at = clock_timestamp(), expires_at = clock_timestamp()
- WHERE id = %(key_id)s AND token = %(token)s AND state = 'running'
+-- The run is over as well: of one that nobody is left to tell the outcome of, this is what is known.
+WITH claim AS (
+    UPDATE guardrun.keys
+       SET state = 'failed', finished_at = clock_timestamp(), expires_at = clock_timestamp()
+     WHERE id = %(key_id)s AND token = %(token)s AND state = 'running'
+    RETURNING true
+)
+UPDATE guardrun.runs
+   SET result = 'interrupted', reason = %(cut_off)s
+ WHERE job_id = %(job_id)s::uuid AND finished_at IS NULL AND (SELECT count(*) FROM claim) >= 0
 
 -- name: unclaimed_success
 -- Of a run that went on without the ledger; before "finish", in the same transaction. It yields to
