@@ -6,9 +6,10 @@ import itertools
 import json
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from crash_truth import Facts, ended_as_expected, goes_on, is_complete, is_true, keeps
@@ -49,6 +50,8 @@ class Point(NamedTuple):
     """the step that was not taken; ``None``: there was no n-th"""
     stage: str
     problems: tuple[str, ...]
+    steps: Mapping[str, int] = MappingProxyType({})
+    """how many each role has taken"""
 
 
 def _nothing(*_: object) -> None:
@@ -107,7 +110,8 @@ class Scene:
         )
         if problems:
             problems = (*problems, f"before: {before}", f"again: {again}", f"after: {after}")
-        return Point(role, at, told["struck"], before.stage, problems)
+        steps = {role: len(taken) for role, taken in told["steps"].items()}
+        return Point(role, at, told["struck"], before.stage, problems, steps)
 
     def _host(self, root: Path) -> Host:
         env = {} if self.lease_url is None else {"GUARDRUN_LEASE_URL": self.lease_url}
