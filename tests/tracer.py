@@ -21,6 +21,8 @@ import struct
 import sys
 from dataclasses import dataclass, field
 
+from guardrun import kernel
+
 STEPS = {
     # What is left behind on a disk, in the order and as far as it got there.
     "openat": "with O_CREAT: a file is made",
@@ -87,7 +89,7 @@ _NUMBERS = {
 PATIENCE = 90
 """s that all of it may take; then the tracer dies, and the kernel kills what it traces"""
 
-_SEIZE, _CONT, _LISTEN, _EVENT_MESSAGE, _SYSCALL_INFO = 0x4206, 7, 0x4208, 0x4201, 0x420E
+_SEIZE, _CONT, _LISTEN, _SYSCALL_INFO = 0x4206, 7, 0x4208, 0x420E
 _FORK, _VFORK, _CLONE, _SECCOMP, _STOP = 1, 2, 3, 7, 128
 _OPTIONS = 1 << _FORK | 1 << _VFORK | 1 << _CLONE | 1 << _SECCOMP | 1 << 20  # PTRACE_O_EXITKILL
 _ALL_CHILDREN = 0x40000000  # __WALL
@@ -156,8 +158,6 @@ class Tracer:
     supervisor: int
     roles: dict[int, str] = field(default_factory=dict)
     """of every process that is not reaped; a child of the supervisor has none until it shows it"""
-    held: set[int] = field(default_factory=set)
-    """processes that stopped at their birth before we heard whose children they are"""
     steps: dict[str, list[str]] = field(default_factory=dict)
     struck: str | None = None
     code: int | None = None
@@ -173,7 +173,6 @@ class Tracer:
                 return
             if not os.WIFSTOPPED(status):
                 self.roles.pop(pid, None)
-                self.held.discard(pid)
                 if pid == self.supervisor:
                     self.code = os.waitstatus_to_exitcode(status)
                 continue
@@ -183,28 +182,30 @@ class Tracer:
                 pass
 
     def _stopped(self, pid: int, event: int, signum: int, names: dict[int, str]) -> None:
-        if event in (_FORK, _VFORK, _CLONE):
-            message = ctypes.c_ulong()
-            _ptrace(_EVENT_MESSAGE, pid, 0, ctypes.byref(message))
-            child = int(message.value)
-            of = self.roles.get(pid, "")
-            self.roles[child] = {"supervisor": "", "backstop": "warden"}.get(of, "command")
-            if child in self.held:
-                self.held.discard(child)
-                _ptrace(_CONT, child)
-        elif event == _SECCOMP:
+        if event == _SECCOMP:
             info = (ctypes.c_uint64 * 11)()
             _ptrace(_SYSCALL_INFO, pid, ctypes.sizeof(info), info)
             if self._strikes(pid, names[info[3]], info[4]):
                 return
         elif event == _STOP and signum == signal.SIGTRAP:
-            if pid not in self.roles:
-                self.held.add(pid)
+            if pid not in self.roles and not self._is_born(pid):
                 return
         elif event == _STOP:
             _ptrace(_LISTEN, pid)
             return
         _ptrace(_CONT, pid, 0, 0 if event else signum)
+
+    def _is_born(self, pid: int) -> bool:
+        """See a process stop at its birth; whether it may live.
+
+        Not from its parent's ptrace events: a parent that is killed while it forks has none.
+        """
+        of = self.roles.get(kernel.parent(pid), "")
+        self.roles[pid] = {"supervisor": "", "backstop": "warden"}.get(of, "command")
+        if self.role == "host" and self.struck is not None:
+            os.kill(pid, signal.SIGKILL)
+            return False
+        return True
 
     def _strikes(self, pid: int, call: str, argument: int) -> bool:
         """Count a step, or learn what a process is; whether it was killed instead of going on."""
