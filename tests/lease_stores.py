@@ -178,6 +178,54 @@ class PrivateRedis(RedisStore):
 
 
 @dataclass
+class EtcdStore(RedisStore):
+    """Leases in the session's etcd, or in that of ``url``."""
+
+    url: str = field(default_factory=servers.etcd_url)
+
+    kind = "etcd"
+
+
+@dataclass
+class PrivateEtcd(EtcdStore):
+    """Leases in an etcd of a test's own."""
+
+    url: str = ""
+    server: servers.Etcd | None = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def start(cls, **settings: object) -> Iterator[PrivateEtcd]:
+        """Run it for as long as the block lasts."""
+        with servers.Etcd.start(**settings) as server:
+            store = cls(server.url, server=server)
+            try:
+                yield store
+            finally:
+                server.resume()
+                store.close()
+
+    @property
+    def own(self) -> servers.Etcd:
+        """The server."""
+        assert self.server is not None
+        return self.server
+
+    def pause(self) -> None:
+        """Freeze it."""
+        self.own.pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.own.resume()
+
+    def restart(self) -> None:
+        """Crash it and start it again, with what it has kept."""
+        self.own.kill()
+        self.own.start_again()
+
+
+@dataclass
 class PostgresLeaseStore:
     """Leases in a database of the session's Postgres, or at ``url``."""
 
@@ -279,6 +327,7 @@ STORES = {
     "postgres": _postgres("postgres"),
     "postgres-pgbouncer": _postgres("postgres-pgbouncer"),
     "advisory": _postgres("advisory"),
+    "etcd": Kind(EtcdStore, PrivateEtcd.start, "etcd://u:hunter2@127.0.0.1:{port}"),
 }
 """Every store that the contract suite runs over."""
 
@@ -293,6 +342,10 @@ def opener(kind: str, url: str) -> LeaseStore:
         from guardrun.locks.postgres import PostgresLeases
 
         return PostgresLeases(url)
+    if kind == "etcd":
+        from guardrun.locks.etcd import EtcdLeases
+
+        return EtcdLeases(url)
     if kind == "advisory":
         from guardrun.locks.advisory import AdvisoryLeases
 

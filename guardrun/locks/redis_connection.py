@@ -14,13 +14,12 @@ from urllib.parse import unquote, urlsplit
 
 from guardrun import kernel
 from guardrun.errors import ConfigError, StoreUnavailable
+from guardrun.locks.bounded import Bounded, dial
 from guardrun.locks.lean_redis import NoBackoff, Retry, connection, exceptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_LONGEST_WAIT = 1.0
-"""s; a socket's own clock stands still during suspend"""
 _LONGEST_MESSAGE = 400
 
 _OURS = (
@@ -74,7 +73,7 @@ class Connection:
 
     def discard(self) -> None:
         """Throw away what has come in; closes the connection when that was its end."""
-        if self._made is not None and not self._made.bounded.discard():
+        if self._made is not None and self._made.bounded.take() is None:
             self.close()
 
     def close(self) -> None:
@@ -108,64 +107,11 @@ class Connection:
             return error
 
 
-class _Bounded:
-    """A socket as redis-py uses it, whose every wait ends at the connection's ``due``."""
-
-    def __init__(self, sock: socket.socket, of: _Timed) -> None:
-        self._sock = sock
-        self._of = of
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._sock, name)
-
-    def settimeout(self, seconds: float | None) -> None:
-        """Ours are the only limits."""
-
-    def recv(self, *arguments: Any) -> bytes:
-        return self._received(self._sock.recv, *arguments)  # type: ignore[no-any-return]
-
-    def recv_into(self, *arguments: Any) -> int:
-        return self._received(self._sock.recv_into, *arguments)  # type: ignore[no-any-return]
-
-    def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(self._of.left())
-        self._sock.sendall(data)
-
-    def discard(self) -> bool:
-        """Read all there is without waiting; False at the end of the stream."""
-        self._sock.settimeout(0)
-        try:
-            while self._sock.recv(65536):
-                pass
-        except _NOTHING_MORE:
-            return True
-        except OSError:
-            pass
-        return False
-
-    def _received(self, receive: Any, *arguments: Any) -> Any:
-        while True:
-            self._sock.settimeout(min(self._of.left(), _LONGEST_WAIT))
-            try:
-                return receive(*arguments)
-            except TimeoutError:
-                pass
-
-
-_NOTHING_MORE: tuple[type[OSError], ...] = (BlockingIOError,)
-try:
-    import ssl
-
-    _NOTHING_MORE += (ssl.SSLWantReadError, ssl.SSLWantWriteError)
-except ImportError:  # redis-py itself says what that means for rediss://
-    pass
-
-
 class _Timed:
     """What makes a connection of redis-py's one whose every wait ends at ``due``."""
 
     due: float
-    bounded: _Bounded
+    bounded: Bounded
     socket_timeout: float | None
     socket_connect_timeout: float | None
 
@@ -179,7 +125,7 @@ class _Timed:
     def _connect(self) -> Any:
         # A TLS handshake is read by the socket's own limit.
         self.socket_timeout = self.socket_connect_timeout = self.left()
-        self.bounded = _Bounded(super()._connect(), self)  # type: ignore[misc]
+        self.bounded = Bounded(super()._connect(), self.left)  # type: ignore[misc]
         return self.bounded
 
 
@@ -187,25 +133,7 @@ class _Dial(connection.Connection):
     """TCP, with what is left of the time shared among a name's addresses."""
 
     def _connect(self) -> socket.socket:
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        failure: OSError = OSError("the name has no address")
-        for number, (family, kind, protocol, _, where) in enumerate(found):
-            sock = socket.socket(family, kind, protocol)
-            try:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                left = self.left()  # type: ignore[attr-defined]
-                sock.settimeout(left / (len(found) - number))
-                sock.connect(where)
-                sock.settimeout(self.left())  # type: ignore[attr-defined]
-                return sock
-            except OSError as error:
-                sock.close()
-                failure = error
-            except BaseException:
-                sock.close()
-                raise
-        raise failure
+        return dial(self.host, self.port, self.left)  # type: ignore[attr-defined]
 
 
 class _Tcp(_Timed, _Dial):

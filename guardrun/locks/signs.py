@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from guardrun import sql
-from guardrun.locks.stores import database_url
+from guardrun.locks.stores import ETCD, database_url
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from guardrun.locks import etcd_session
     from guardrun.locks.redis_connection import Connection
     from guardrun.locks.redis_sentinel import Guided
     from guardrun.postgres.session import Session
@@ -40,6 +41,10 @@ def open_signs(url: str) -> Signs:
         from guardrun.postgres.session import Session
 
         return _PostgresSigns(scheme, Session(database_url(url), LEASES))
+    if scheme in ETCD:
+        from guardrun.locks import etcd_session
+
+        return _EtcdSigns(etcd_session.Session(url))
     from guardrun.locks import redis_sentinel
     from guardrun.locks.redis_connection import Connection
 
@@ -63,6 +68,21 @@ class _PostgresSigns:
         values = {"id": identity(self._scheme, lock)}
         (rows,) = self._session.transact(due, (self._sql["signs"], values))
         return {token: sign or "" for token, sign in rows if token in tokens}
+
+    def close(self) -> None:
+        self._session.close()
+
+
+class _EtcdSigns:
+    def __init__(self, session: etcd_session.Session) -> None:
+        self._session = session
+
+    def clock(self, due: float) -> float:
+        return self._session.clock(due)
+
+    def of(self, lock: str, tokens: Collection[str], due: float) -> dict[str, str]:
+        signs = self._session.signs(lock, due)
+        return {token: signs[token] for token in tokens if token in signs}
 
     def close(self) -> None:
         self._session.close()

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from guardrun.ports import LeaseStore
 
 ADVISORY = "postgresql+advisory"
+ETCD = ("etcd", "etcds")
 
 
 def is_session_bound(url: str) -> bool:
@@ -41,6 +42,10 @@ def open_leases(url: str) -> LeaseStore:
         from guardrun.locks.postgres import PostgresLeases
 
         return PostgresLeases(url)
+    if scheme in ETCD:
+        from guardrun.locks.etcd import EtcdLeases
+
+        return EtcdLeases(url)
     from guardrun.locks.redis import RedisLeases
 
     return RedisLeases(url)
