@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from guardrun.settings import Setting, Settings
 
 LEDGER_FILE = "ledger.sqlite3"
-LEASES_OF_LATER = ("etcd", "etcds", "consul", "consuls")
+LEASES_OF_LATER = ("consul", "consuls")
 """lease stores that the command line knows, and this version does not"""
 
 

@@ -93,6 +93,10 @@ class Leases(Protocol):
     wakes: bool
     """waiters are told of a free place; else they only ask again"""
     url: str
+    least_ttl: float
+    """s; a shorter ttl lasts as long as that"""
+    timed: bool
+    """the fence is a moment of the server's clock; else it counts what has changed in it"""
 
     def open(self) -> LeaseStore:
         """A store of its own: another process's view of the server."""
@@ -125,6 +129,8 @@ class RedisStore:
     lapses = True
     ordered = True
     wakes = True
+    least_ttl = 0.0
+    timed = True
 
     def open(self) -> LeaseStore:
         """A store of its own."""
@@ -184,6 +190,8 @@ class EtcdStore(RedisStore):
     url: str = field(default_factory=servers.etcd_url)
 
     kind = "etcd"
+    least_ttl = 3.0  # two, and half of one until it looks
+    timed = False
 
 
 @dataclass
@@ -235,6 +243,8 @@ class PostgresLeaseStore:
     opened: list[LeaseStore] = field(default_factory=list)
 
     ordered = True
+    least_ttl = 0.0
+    timed = True
 
     @property
     def lapses(self) -> bool:

@@ -38,12 +38,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from guardrun.locks.etcd_keys import Record
+    from guardrun.locks.etcd_words import Word
     from guardrun.model import LeaseRequest
 
 _ASK_AGAIN = 3.0
 """s; what a waiter relies on when its watch has ended without a word"""
 _ALIVE = 9
 """s that a waiter keeps its place in the queue without asking again"""
+_SHOW = 1.0
+"""s after which one that asks again shows that it still waits"""
 _ASK_SOON = 0.5
 _AT_ONCE = 0.001
 _MOST_HOLDERS = 16
@@ -55,7 +58,8 @@ class _Seat(NamedTuple):
     """A waiter's own entry."""
 
     created: int
-    lease: int
+    shown_at: float
+    """when its lease was extended, on CLOCK_BOOTTIME, or a bit earlier"""
 
 
 class _Taken(NamedTuple):
@@ -111,30 +115,29 @@ class EtcdLeases:
         Raises ``ConfigError`` for another number of slots than the lock has.
         """
         check(wanted)
+        state = self._read(wanted, due)
         while True:
-            state = self._read(wanted, due)
             if state.mine is not None and state.mine.granted:
                 if self.renew(wanted, due):
                     return self._grant(wanted, state.mine)
                 # What is there by our name is about to lapse, or is not ours.
                 return Waiting(_holders(state), _ASK_SOON)
-            if state.mine is not None and wanted.token not in self._seats:
-                self._seats[wanted.token] = _Seat(state.mine.created, state.mine.lease)
-            else:
-                self._agree(wanted, state)
-                if len(state.taken()) < wanted.slots:
-                    granted = self._take(wanted, state, due)
-                    if granted is not None:
-                        return granted
-                elif not wait:
-                    return Waiting(_holders(state), _ASK_AGAIN)
-                elif state.mine is None:
-                    self._sit_down(wanted, due)
-                elif self._keeps_seat(wanted, due):
-                    awaits = target(wanted.lock, wanted.slots, state.before)
-                    after = state.revision + 1
-                    missed = self._watches.begin(wanted.token, awaits, after, due)
-                    return Waiting(_holders(state), _AT_ONCE if missed else _ASK_AGAIN)
+            self._agree(wanted, state)
+            if len(state.taken()) < wanted.slots:
+                granted = self._take(wanted, state, due)
+                if granted is not None:
+                    return granted
+            elif not wait:
+                return Waiting(_holders(state), _ASK_AGAIN)
+            elif state.mine is None:
+                state = self._sit_down(wanted, due)
+                continue
+            elif self._keeps_seat(wanted, state.mine, due):
+                awaits = target(wanted.lock, wanted.slots, state.before)
+                after = state.revision + 1
+                missed = self._watches.begin(wanted.token, awaits, after, due)
+                return Waiting(_holders(state), _AT_ONCE if missed else _ASK_AGAIN)
+            state = self._read(wanted, due)
 
     def leave(self, wanted: LeaseRequest, due: float) -> None:
         """Stop waiting: the queue goes on without us."""
@@ -231,32 +234,43 @@ class EtcdLeases:
     # ------------------------------------------------------------ taking a place
 
     def _read(self, wanted: LeaseRequest, due: float) -> _State:
-        lock, seat = wanted.lock, self._seats.get(wanted.token)
+        return self._look(wanted, [], [], due)
+
+    def _look(
+        self, wanted: LeaseRequest, only_if: list[Word], then: list[Word], due: float
+    ) -> _State:
+        """Do this, and read what comes of it; of that, no more than is needed."""
+        lock = wanted.lock
         entries = all_of(key(lock, ENTRY))["request_range"] | {"sort_target": "CREATE"}
+        seat = self._seats.get(wanted.token)
         if seat is not None:
-            entries["max_create_revision"] = seat.created - 1
-        ahead = entries | {"sort_order": "ASCEND", "limit": wanted.slots}
-        before = entries | {"sort_order": "DESCEND", "limit": 1}
-        said = self._session.transact(
-            due,
-            lock,
-            [],
-            [
-                get(key(lock, ENTRY, wanted.token)),
-                {"request_range": ahead},
-                {"request_range": before},
-                all_of(key(lock, HOLD)),
-            ],
-        )
-        mine, first, last, holds = (found(one["response_range"]) for one in said["responses"])
-        if seat is not None and (not mine or mine[0].created != seat.created):
+            entries["max_create_revision"] = seat.created
+        reads = [
+            get(key(lock, ENTRY, wanted.token)),
+            {"request_range": entries | {"sort_order": "ASCEND", "limit": wanted.slots + 1}},
+            {"request_range": entries | {"sort_order": "DESCEND", "limit": 2}},
+            all_of(key(lock, HOLD)),
+        ]
+        asked_at = kernel.now()
+        said = self._session.transact(due, lock, only_if, [*then, *reads], reads)
+        answers = said["responses"][-len(reads) :]
+        own, first, last, holds = (found(one["response_range"]) for one in answers)
+        mine = own[0] if own else None
+        if seat is not None and (mine is None or mine.created != seat.created):
+            # It has lapsed. What was read goes only as far as it was.
             self._forget_seat(wanted.token)
             return self._read(wanted, due)
+        if seat is None and mine is not None and not mine.granted:
+            fresh = bool(then) and said.get("succeeded", False)
+            self._seats[wanted.token] = _Seat(mine.created, asked_at if fresh else 0.0)
+            if not fresh:  # others came behind it, and were read as well
+                return self._read(wanted, due)
+        behind = [one for one in last if one.token != wanted.token]
         return _State(
             int(said["header"]["revision"]),
-            mine[0] if mine else None,
-            first,
-            last[0] if last and seat is not None else None,
+            mine,
+            [one for one in first if one.token != wanted.token][: wanted.slots],
+            behind[0] if behind and mine is not None else None,
             holds,
         )
 
@@ -301,22 +315,23 @@ class EtcdLeases:
         since = mine.detail and mine.detail.since
         return Grant(wanted.lock, mine.fence, since or 0.0)
 
-    def _sit_down(self, wanted: LeaseRequest, due: float) -> None:
+    def _sit_down(self, wanted: LeaseRequest, due: float) -> _State:
         """Be the last in the queue."""
         lease = self._session.new_lease(_ALIVE, due)
         entry = key(wanted.lock, ENTRY, wanted.token)
         only_if = [compare(entry, "CREATE", "EQUAL", 0)]
-        then = [put(entry, lease, _detail(wanted, None).written())]
-        said = self._session.transact(due, wanted.lock, only_if, then)
-        if said.get("succeeded"):
-            self._seats[wanted.token] = _Seat(int(said["header"]["revision"]), lease)
+        detail = _detail(wanted, None).written()
+        return self._look(wanted, only_if, [put(entry, lease, detail)], due)
 
-    def _keeps_seat(self, wanted: LeaseRequest, due: float) -> bool:
+    def _keeps_seat(self, wanted: LeaseRequest, mine: Record, due: float) -> bool:
         """Show that we still wait; False: that was too late."""
-        if self._session.extend(self._seats[wanted.token].lease, due) > 0:
+        seat, now = self._seats[wanted.token], kernel.now()
+        if now - seat.shown_at < _SHOW:
             return True
-        self._forget_seat(wanted.token)
-        return False
+        if self._session.extend(mine.lease, due) == 0:
+            return False
+        self._seats[wanted.token] = seat._replace(shown_at=now)
+        return True
 
     def _forget_seat(self, token: str) -> None:
         self._seats.pop(token, None)

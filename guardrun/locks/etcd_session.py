@@ -12,7 +12,7 @@ from guardrun.locks.etcd_keys import ALIVE, PREFIX, coded, key, shown
 from guardrun.locks.etcd_words import all_of, records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from guardrun.locks.etcd_http import Wire
     from guardrun.locks.etcd_words import Word
@@ -29,9 +29,17 @@ class Session:
         """Which member answers; another one after each failure."""
         return self._gateway.where
 
-    def transact(self, due: float, lock: str, only_if: list[Word], then: list[Word]) -> Word:
+    def transact(
+        self,
+        due: float,
+        lock: str,
+        only_if: list[Word],
+        then: list[Word],
+        otherwise: Sequence[Word] = (),
+    ) -> Word:
         """One transaction about a lock's keys; ``succeeded`` is in the answer, or is not there."""
-        return self.ask(due, "kv/txn", {"compare": only_if, "success": then}, shown(lock))
+        body = {"compare": only_if, "success": then, "failure": otherwise}
+        return self.ask(due, "kv/txn", body, shown(lock))
 
     def ask(self, due: float, path: str, body: Word, keys: str = "") -> Word:
         """One request; ``keys`` is what those begin with that it is about."""

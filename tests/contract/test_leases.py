@@ -190,6 +190,8 @@ class TestFence:
 
     def test_is_a_time(self, leases: Leases) -> None:
         """The first fence of a lock is a moment of the server's, which no empty server repeats."""
+        if not leases.timed:
+            pytest.skip(f"{leases.kind} counts its changes")
         grant = granted(leases.open().acquire(request(lock_name()), False, due()))
         assert grant.fence is not None
         assert grant.fence / 1e6 == pytest.approx(grant.since, abs=1)
@@ -237,12 +239,12 @@ class TestLapse:
         assert held.expires_in > 200
 
     def test_a_lapse_is_foretold(self, lapsing: Leases) -> None:
-        """Who waits for a lease that runs out is told when that is: nobody else will."""
+        """Who waits for a lease that runs out is told when that is, or woken then."""
         one, two = lapsing.open(), lapsing.open()
         first = request(lock_name(), ttl=0.4)
         granted(one.acquire(first, False, due()))
         said = busy(two.acquire(request(first.lock), True, due()))
-        assert said.ask_again <= 0.4
+        assert said.ask_again <= 0.4 or _readable(two, 10)
 
     @pytest.mark.parametrize("ttl", [0.0, -1.0, 86401.0, float("inf"), float("nan")])
     def test_bounds(self, lapsing: Leases, ttl: float) -> None:
@@ -483,7 +485,7 @@ class TestMinHold:
         assert one.release(first, due())
         said = busy(two.acquire(second, True, due()))
         assert [who.owner for who in said.holders] == [first.owner]
-        assert said.ask_again <= 1.0
+        assert said.ask_again <= 1.0 or _readable(two, 10)
         after = await_grant(two, second, 15)
         assert after.since - grant.since >= 1.0
 
@@ -514,7 +516,7 @@ class TestMinHold:
         one, two = lapsing.open(), lapsing.open()
         first = request(lock_name(), ttl=0.3, min_hold=30.0)
         granted(one.acquire(first, False, due()))
-        lapsed_at = due(0.3)
+        lapsed_at = due(max(0.3, lapsing.least_ttl))
         eventually(lambda: kernel.now() > lapsed_at, what="the end of its ttl")
         assert not one.renew(first, due())
         busy(two.acquire(request(first.lock), False, due()))
