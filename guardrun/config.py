@@ -172,7 +172,11 @@ def _lock(settings: Settings, directory: str) -> LockSpec | None:
     if not _distributed(settings):
         return spec
     spec = spec._replace(scope="distributed", lease_url=_lease_url(settings))
-    return spec._replace(**fields_of(settings, _LEASE_FIELDS))
+    spec = spec._replace(**fields_of(settings, _LEASE_FIELDS))
+    if spec.min_hold > spec.ttl and (spec.lease_url or "").startswith("etcd"):
+        hold = settings["min-hold"]
+        raise wrong(hold.source, f"{hold.origin}: in etcd it is at most the --ttl, {spec.ttl:g}s")
+    return spec
 
 
 def _exec(settings: Settings, argv: tuple[str, ...]) -> ExecSpec:

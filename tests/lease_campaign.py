@@ -99,7 +99,7 @@ class Site:
     kind: str
     url: str
     store: LeaseStore
-    server: servers.Redis | servers.Postgres | None = None
+    server: servers.Redis | servers.Postgres | servers.Etcd | None = None
     """a private one"""
     direct: str = ""
     """the same database, past a pooler"""
@@ -123,15 +123,18 @@ class Site:
     def private(cls, kind: str) -> Iterator[Site]:
         """In a server of its own."""
         with contextlib.ExitStack() as stack:
-            server: servers.Redis | servers.Postgres
-            if kind == "redis":
-                server = stack.enter_context(servers.Redis.start())
+            server: servers.Redis | servers.Postgres | servers.Etcd
+            if kind in ("redis", "etcd"):
+                if kind == "redis":
+                    server = stack.enter_context(servers.Redis.start())
+                else:
+                    server = stack.enter_context(servers.Etcd.start())
                 url = direct = server.url
             else:
                 server = stack.enter_context(servers.Postgres.start(max_connections=100))
                 url = direct = server.database()
                 migrate(direct, due(60))
-            if kind == "postgres-pgbouncer":
+            if isinstance(server, servers.Postgres) and kind == "postgres-pgbouncer":
                 bouncer = stack.enter_context(servers.PgBouncer.start(server.url))
                 url = bouncer.url_for(direct)
             stack.callback(server.resume)
@@ -139,7 +142,7 @@ class Site:
             yield cls(kind, url, store, server, direct)
 
     @property
-    def own(self) -> servers.Redis | servers.Postgres:
+    def own(self) -> servers.Redis | servers.Postgres | servers.Etcd:
         """The server that only we use."""
         assert self.server is not None
         return self.server
@@ -148,6 +151,11 @@ class Site:
     def lapses(self) -> bool:
         """A lease has a ttl; else it is gone with its connection."""
         return self.kind != "advisory"
+
+    @property
+    def coarse(self) -> bool:
+        """The store tells whole seconds; then a lease's end is seen by who gets it next."""
+        return self.kind == "etcd"
 
     def good_until(self, case: Case) -> float | None:
         """When a run's lease ends, by the store's own clock; ``None``: it has ended, or never."""
@@ -167,7 +175,7 @@ class Site:
             case.proxy.blackhole()
         for _ in range(2):  # what it was doing when we began is done by the second time
             for case in cases:
-                case.good_until = self.good_until(case)
+                case.note_end()
         self.own.pause()
         self.frozen = True
         for case in cases:
@@ -336,7 +344,11 @@ class Case:
             self._close_pipe()
             self.dead_at = now
             if not self.site.frozen:
-                self.good_until = self.site.good_until(self)
+                self.note_end()
+
+    def note_end(self) -> None:
+        """Write down how long its lease would still be good."""
+        self.good_until = None if self.site.coarse else self.site.good_until(self)
 
     def ask(self) -> None:
         """Have the rival ask for the lock."""
@@ -345,6 +357,8 @@ class Case:
             said = store.acquire(self.rival, True, due(2))
             if isinstance(said, Grant):
                 self.granted, self.ask_at = said, float("inf")
+                if self.site.coarse:
+                    self.granted = said._replace(since=time.time())
                 if self.pipe >= 0 and select.select([self.pipe], [], [], 0)[0]:
                     self.read()
                 self.overlapped = self.dead_at is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -14,11 +15,15 @@ from fleet import ask
 from lease_stores import STORES, Leases, due
 from support import Host, eventually, family, log_lines, status
 
+from guardrun.locks.etcd_keys import ENTRY, PREFIX, beyond, coded, key
+from guardrun.locks.etcd_session import Session
+from guardrun.locks.etcd_words import all_of, records
 from guardrun.locks.redis import keys_of
 from guardrun.model import Place
 from guardrun.postgres.leases import identity
 
 if TYPE_CHECKING:
+    from guardrun.locks.etcd_keys import Record
     from guardrun.ports import LeaseStore
 
 LEASE = ("--scope", "distributed")
@@ -95,6 +100,8 @@ class LeaseFleet:
         if self.kind == "redis":
             with redis.Redis.from_url(self.direct) as client:
                 return int(client.zcard(keys_of(lock)[2]))
+        if self.kind == "etcd":
+            return sum(not entry.granted for entry in entries(self.direct, lock))
         query = "SELECT count(*) AS n FROM guardrun.leases_queue WHERE lease_id = %s"
         return int(ask(self.direct, query, self._identity(lock))[0]["n"])
 
@@ -107,6 +114,8 @@ class LeaseFleet:
         if self.kind == "redis":
             with redis.Redis.from_url(self.direct) as client:
                 assert client.delete(*keys_of(lock))
+        elif self.kind == "etcd":
+            assert wipe(self.direct, key(lock, ""))
         elif self.kind == "advisory":
             query = "SELECT pg_terminate_backend(backend) FROM guardrun.leases_taken"
             query += " WHERE lease_id = %s"
@@ -126,6 +135,19 @@ class LeaseFleet:
         for host in self.hosts:
             host.close()
         self.leases.close()
+
+
+def entries(url: str, lock: str) -> list[Record]:
+    """Who holds or waits for a lock, as it is written down in etcd."""
+    with contextlib.closing(Session(url)) as etcd:
+        return records(etcd.transact(due(), lock, [], [all_of(key(lock, ENTRY))]))
+
+
+def wipe(url: str, prefix: bytes = PREFIX) -> int:
+    """Delete all keys in etcd that begin so; how many there were."""
+    with contextlib.closing(Session(url)) as etcd:
+        body = {"key": coded(prefix), "range_end": coded(beyond(prefix))}
+        return int(etcd.ask(due(), "kv/deleterange", body).get("deleted", 0))
 
 
 # ---------------------------------------------------------------- runs that are under way

@@ -545,8 +545,6 @@ def test_what_has_no_effect_is_no_mistake(place: Place) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["--lock=a", "--lease-url=etcd://h:2379"],
-        ["--lock=a", "--lease-url=etcds://h:2379"],
         ["--lock=a", "--scope=distributed", "--lease-url=consul://h"],
         ["--lock=a", "--lease-url=consuls://h"],
     ],
@@ -556,10 +554,21 @@ def test_stores_of_later_versions_are_refused(place: Place, words: list[str]) ->
     assert "not in this version" in place.refused(*words)
 
 
+def test_min_hold_in_etcd_is_bounded(place: Place) -> None:
+    """It is at most the ttl, that of the option or its default."""
+    store = ("--lock=a", "--lease-url=etcd://h:1,h:2")
+    assert "at most the --ttl, 60s" in place.refused(*store, "--min-hold=61s")
+    assert "--min-hold" in place.refused(*store, "--ttl=10s", "--min-hold=1m")
+    place.plan(*store, "--min-hold=1m")
+    place.plan(*store, "--ttl=1h", "--min-hold=1h")
+
+
 @pytest.mark.parametrize(
     ("words", "url"),
     [
         (["--lease-url=redis://h"], "redis://h"),
+        (["--lease-url=etcd://h:1,h:2"], "etcd://h:1,h:2"),
+        (["--lease-url=etcds://h?cacert=/c"], "etcds://h?cacert=/c"),
         (["--scope=distributed", "--lease-url=unix:///run/redis.sock"], "unix:///run/redis.sock"),
         (["--scope=distributed", "--ledger-url=postgresql://h/db"], "postgresql://h/db"),
         (["--lease-url=redis://h", "--ledger-url=postgresql://h/db"], "redis://h"),
