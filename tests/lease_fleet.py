@@ -15,7 +15,7 @@ from fleet import ask
 from lease_stores import STORES, Leases, due
 from support import Host, eventually, family, log_lines, status
 
-from guardrun.locks.etcd_keys import ENTRY, PREFIX, beyond, coded, key
+from guardrun.locks.etcd_keys import ENTRY, PREFIX, beyond, coded, key, prefix
 from guardrun.locks.etcd_session import Session
 from guardrun.locks.etcd_words import all_of, records
 from guardrun.locks.redis import keys_of
@@ -115,7 +115,7 @@ class LeaseFleet:
             with redis.Redis.from_url(self.direct) as client:
                 assert client.delete(*keys_of(lock))
         elif self.kind == "etcd":
-            assert wipe(self.direct, key(lock, ""))
+            assert wipe(self.direct, prefix(lock))
         elif self.kind == "advisory":
             query = "SELECT pg_terminate_backend(backend) FROM guardrun.leases_taken"
             query += " WHERE lease_id = %s"
@@ -143,10 +143,10 @@ def entries(url: str, lock: str) -> list[Record]:
         return records(etcd.transact(due(), lock, [], [all_of(key(lock, ENTRY))]))
 
 
-def wipe(url: str, prefix: bytes = PREFIX) -> int:
+def wipe(url: str, begin: bytes = PREFIX) -> int:
     """Delete all keys in etcd that begin so; how many there were."""
     with contextlib.closing(Session(url)) as etcd:
-        body = {"key": coded(prefix), "range_end": coded(beyond(prefix))}
+        body = {"key": coded(begin), "range_end": coded(beyond(begin))}
         return int(etcd.ask(due(), "kv/deleterange", body).get("deleted", 0))
 
 

@@ -293,9 +293,9 @@ class EtcdLeases:
         entry, alive, kept = (key(wanted.lock, kind, wanted.token) for kind in (ENTRY, ALIVE, HOLD))
         if state.mine is None:
             # Since we looked nobody has come; whoever has gone has left only more places.
-            prefix = key(wanted.lock, ENTRY)
-            first = compare(prefix, "MOD", "LESS", state.revision + 1)
-            only_if = [first | {"range_end": coded(beyond(prefix))}]
+            entries = key(wanted.lock, ENTRY)
+            unchanged = compare(entries, "MOD", "LESS", state.revision + 1)
+            only_if = [unchanged | {"range_end": coded(beyond(entries))}]
         else:
             only_if = [compare(entry, "CREATE", "EQUAL", state.mine.created)]
         then = [put(entry, lease, detail), put(alive, lease)]

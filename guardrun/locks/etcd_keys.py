@@ -22,20 +22,19 @@ PREFIX = b"guardrun/"
 ENTRY, ALIVE, HOLD = "entry", "alive", "hold"
 
 
+def prefix(lock: str) -> bytes:
+    """What all keys of a lock begin with."""
+    return PREFIX + quote(lock, safe="", errors="surrogatepass").encode() + b"/"
+
+
 def key(lock: str, kind: str, token: str = "") -> bytes:
     """One key, or without a token what all of that kind begin with."""
-    name = quote(lock, safe="", errors="surrogatepass")
-    return PREFIX + f"{name}/{kind}/{token}".encode()
+    return prefix(lock) + f"{kind}/{token}".encode()
 
 
-def shown(lock: str) -> str:
-    """What all keys of a lock begin with, for people."""
-    return key(lock, "").decode().rstrip("/")
-
-
-def beyond(prefix: bytes) -> bytes:
+def beyond(begin: bytes) -> bytes:
     """The first key after all that begin so."""
-    return prefix[:-1] + bytes([prefix[-1] + 1])
+    return begin[:-1] + bytes([begin[-1] + 1])
 
 
 def coded(data: bytes) -> str:

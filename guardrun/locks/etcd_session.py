@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from guardrun.errors import StoreUnavailable
 from guardrun.locks.etcd_connection import Gateway, Refused
-from guardrun.locks.etcd_keys import ALIVE, PREFIX, coded, key, shown
+from guardrun.locks.etcd_keys import ALIVE, PREFIX, coded, key, prefix
 from guardrun.locks.etcd_words import all_of, records
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Session:
     ) -> Word:
         """One transaction about a lock's keys; ``succeeded`` is in the answer, or is not there."""
         body = {"compare": only_if, "success": then, "failure": otherwise}
-        return self.ask(due, "kv/txn", body, shown(lock))
+        return self.ask(due, "kv/txn", body, prefix(lock).decode())
 
     def ask(self, due: float, path: str, body: Word, keys: str = "") -> Word:
         """One request; ``keys`` is what those begin with that it is about."""
@@ -53,7 +53,7 @@ class Session:
         try:
             return self._gateway.listen(due, body)
         except Refused as refused:
-            raise self._gateway.refusal(refused, shown(lock)) from None
+            raise self._gateway.refusal(refused, prefix(lock).decode()) from None
 
     # ------------------------------------------------------------ etcd's leases
 
