@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +60,25 @@ def mark() -> Iterator[str]:
     yield word
     for pid in alive(word):
         kill(pid)
+
+
+@pytest.fixture
+def certified() -> Iterator[Path]:
+    """A certificate for localhost and its key, where a server that is not root can read them.
+
+    And one of nobody's, which a client may have.
+    """
+    if shutil.which("openssl") is None:
+        assert not os.environ.get("CI"), "openssl is not installed"
+        pytest.skip("openssl is not installed")
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        for name, whose in (("", "/CN=localhost"), ("nameless-", "/O=guardrun")):
+            make = ["openssl", "req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"]
+            make += ["-pkeyopt", "ec_paramgen_curve:P-256", "-subj", whose]
+            make += ["-keyout", f"{name}key", "-out", f"{name}cert"]
+            make += ["-addext", "subjectAltName=DNS:localhost"]
+            subprocess.run(make, cwd=place, check=True, capture_output=True)
+            (place / f"{name}key").chmod(0o644)
+        yield place

@@ -153,9 +153,9 @@ class Site:
         return self.kind != "advisory"
 
     @property
-    def coarse(self) -> bool:
-        """The store tells whole seconds; then a lease's end is seen by who gets it next."""
-        return self.kind == "etcd"
+    def grain(self) -> float:
+        """s that a lease lasts at most longer than the store tells: some round down."""
+        return 1.0 if self.kind == "etcd" else 0.0
 
     def good_until(self, case: Case) -> float | None:
         """When a run's lease ends, by the store's own clock; ``None``: it has ended, or never."""
@@ -167,7 +167,7 @@ class Site:
             return None
         read_at = time.time()
         held = [place for place in places if place.fence == case.fence and not place.released]
-        return read_at + held[0].expires_in if held else None
+        return read_at + held[0].expires_in + self.grain if held else None
 
     def freeze(self, cases: Collection[Case]) -> None:
         """Stop the server, at a moment when it is known until when these runs' leases are good."""
@@ -175,7 +175,7 @@ class Site:
             case.proxy.blackhole()
         for _ in range(2):  # what it was doing when we began is done by the second time
             for case in cases:
-                case.note_end()
+                case.good_until = self.good_until(case)
         self.own.pause()
         self.frozen = True
         for case in cases:
@@ -344,11 +344,7 @@ class Case:
             self._close_pipe()
             self.dead_at = now
             if not self.site.frozen:
-                self.note_end()
-
-    def note_end(self) -> None:
-        """Write down how long its lease would still be good."""
-        self.good_until = None if self.site.coarse else self.site.good_until(self)
+                self.good_until = self.site.good_until(self)
 
     def ask(self) -> None:
         """Have the rival ask for the lock."""
@@ -357,7 +353,7 @@ class Case:
             said = store.acquire(self.rival, True, due(2))
             if isinstance(said, Grant):
                 self.granted, self.ask_at = said, float("inf")
-                if self.site.coarse:
+                if self.site.grain:
                     self.granted = said._replace(since=time.time())
                 if self.pipe >= 0 and select.select([self.pipe], [], [], 0)[0]:
                     self.read()

@@ -205,7 +205,7 @@ class PrivateEtcd(EtcdStore):
     @contextlib.contextmanager
     def start(cls, **settings: object) -> Iterator[PrivateEtcd]:
         """Run it for as long as the block lasts."""
-        with servers.Etcd.start(**settings) as server:
+        with servers.Etcd.start("", **settings) as server:
             store = cls(server.url, server=server)
             try:
                 yield store

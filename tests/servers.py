@@ -813,14 +813,19 @@ class Etcd:
     peer: int
     """the port that other members use"""
     password: str
+    tls: str = ""
+    """what its URL says of files; without any it does without TLS"""
 
     @classmethod
     @contextlib.contextmanager
-    def start(cls, **settings: object) -> Iterator[Etcd]:
-        """Run one with these flags (- is _) while the block lasts."""
+    def start(cls, tls: str = "", **settings: object) -> Iterator[Etcd]:
+        """Run one with these flags (- is _) while the block lasts.
+
+        ``tls`` is what its URL says of a certificate of our own.
+        """
         binaries = find_binaries(ETCD)
         home = Home.of(binaries.directory / ETCD.binary)
-        server = cls.launch(os.getpid(), binaries, home, home.private(ETCD.name), settings)
+        server = cls.launch(os.getpid(), binaries, home, home.private(ETCD.name), settings, tls)
         try:
             yield server
         finally:
@@ -834,12 +839,15 @@ class Etcd:
         home: Home,
         directory: Path,
         settings: Mapping[str, object],
+        tls: str = "",
     ) -> Etcd:
         """Run one there until its owner, a process, has ended."""
         started: list[Etcd] = []
 
         def attempt() -> Minded:
             server = cls(_mind(directory, free_port()), free_port(), secrets.token_hex(16))
+            if "cert_file" in settings:
+                server.tls = f"?cacert={settings['cert_file']}{tls}"
             started[:] = [server]
             server.begin(owner, binaries, home, {}, settings)
             return server.minded
@@ -861,7 +869,7 @@ class Etcd:
         settings: Mapping[str, object],
     ) -> None:
         """Start it, with the other members of its cluster (name: URL for peers)."""
-        scheme = "https" if "cert_file" in settings else "http"
+        scheme = "https" if self.tls else "http"
         client, peer = f"{scheme}://127.0.0.1:{self.minded.port}", self.peer_url
         members = {**others, self.name: peer}
         given = {
@@ -927,12 +935,14 @@ class Etcd:
     @property
     def open_url(self) -> str:
         """Where it is, without a login."""
+        if self.tls:
+            return f"etcds://localhost:{self.minded.port}{self.tls}"
         return f"etcd://127.0.0.1:{self.minded.port}"
 
     @property
     def url(self) -> str:
         """By TCP, with its password."""
-        return f"etcd://{_ETCD_USER}:{self.password}@127.0.0.1:{self.minded.port}"
+        return self.open_url.replace("://", f"://{_ETCD_USER}:{self.password}@")
 
     @property
     def port(self) -> int:

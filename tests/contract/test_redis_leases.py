@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,21 +57,6 @@ def private(module_server: PrivateRedis) -> Iterator[PrivateRedis]:
     module_server.close()
 
 
-@pytest.fixture
-def certified() -> Iterator[Path]:
-    """A certificate for localhost and its key, where a server that is not root can read them."""
-    if shutil.which("openssl") is None:
-        assert not os.environ.get("CI"), "openssl is not installed"
-        pytest.skip("openssl is not installed")
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        place.chmod(0o755)
-        make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-        make += ["-nodes", "-keyout", "key", "-out", "cert", "-days", "2", "-subj", "/CN=localhost"]
-        make += ["-addext", "subjectAltName=DNS:localhost"]
-        subprocess.run(make, cwd=place, check=True, capture_output=True)
-        (place / "key").chmod(0o644)
-        yield place
 
 
 def keys_of(lock: str) -> list[str]:

@@ -16,15 +16,13 @@ from lease_stores import await_grant, busy, due, granted, lock_name, request
 from sentinel import SERVICE, Watched, client, looking_after
 from servers import Redis
 from support import eventually
-from test_redis_leases import DOCUMENT, certified
+from test_redis_leases import DOCUMENT
 
 from guardrun import kernel
 from guardrun.core.redact import redact_url
 from guardrun.errors import ConfigError, StoreUnavailable
 from guardrun.kinds import has_password, lease_url
 from guardrun.locks.redis import RedisLeases
-
-__all__ = ["certified"]
 
 T = TypeVar("T")
 

@@ -72,7 +72,9 @@ def dies_in_time(case: Case) -> str | None:
     """
     if case.margin is None:
         return "nobody knows when it died"
-    if case.margin <= (DRIFT if case.site.lapses else -PROMPT):
+    # Who tells whole seconds cannot tell what was kept back, only that it was not used up.
+    least = 0.0 if case.site.grain else DRIFT
+    if case.margin <= (least if case.site.lapses else -PROMPT):
         return f"the lease had {case.margin:.3f} s left when COMMAND was dead"
     if case.site.lapses and case.overlapped:
         return "the lock was granted while COMMAND was alive"
