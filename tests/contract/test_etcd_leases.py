@@ -386,7 +386,7 @@ class TestWays:
 
     def test_tls_with_a_certificate_of_our_own(self, certified: Path) -> None:
         """Where the server wants a certificate, it gets the one that the URL names."""
-        # The gateway shows the server's certificate to the server; there nobody's name may be in it.
+        # The gateway shows the certificate of the server to it: no name may be in there.
         files = {"cert_file": certified / "nameless-cert", "key_file": certified / "nameless-key"}
         trust = {"client_cert_auth": "true", "trusted_ca_file": certified / "nameless-cert"}
         own = f"&cert={certified}/nameless-cert&key={certified}/nameless-key"
