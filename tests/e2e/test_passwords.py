@@ -422,7 +422,7 @@ def test_a_lease_stores_password_that_is_right(
     assert NEEDLE not in redis_vault.told() + vault.told()
 
 
-@pytest.mark.parametrize("scheme", ["redis", "postgresql", "postgresql+advisory"])
+@pytest.mark.parametrize("scheme", ["redis", "postgresql", "postgresql+advisory", "etcd"])
 def test_a_lease_stores_password_in_an_option(host: Host, scheme: str) -> None:
     """64, because anybody can see it in ps; the line says where to put it instead."""
     url = f"{scheme}://{USER}:{ESCAPED}@127.0.0.1:1/0"
@@ -475,7 +475,24 @@ def lease_refusals(place: str, redis_place: str) -> dict[str, dict[str, str]]:
         f"sentinel unescaped {word}": f"redis+sentinel://{USER}:{word}@{host_port}/jobs"
         for word in UNESCAPED
     }
-    return found | {f"redis {name}": {"GUARDRUN_LEASE_URL": url} for name, url in urls.items()}
+    found |= {f"redis {name}": {"GUARDRUN_LEASE_URL": url} for name, url in urls.items()}
+    urls = {
+        "refused": f"etcd://{right}@127.0.0.1:1",
+        "two hosts": f"etcd://{right}@127.0.0.1:1,127.0.0.1:2",
+        "no such host": f"etcd://{right}@nohost.invalid",
+        "not an etcd": f"etcd://{right}@{host_port}",
+        "TLS": f"etcds://{right}@{host_port}",
+        "no file": f"etcds://{right}@{host_port}?cacert=/nowhere",
+        "port": f"etcd://{right}@127.0.0.1:1x",
+        "two ports": f"etcd://{right}@127.0.0.1:1:1",
+        "bracket": f"etcd://{right}@[::1",
+        "path": f"etcd://{right}@127.0.0.1:1/x",
+        "unknown parameter": f"etcd://{right}@127.0.0.1:1?password={WRONG}",
+        "no name": f"etcd://:{ESCAPED}@127.0.0.1:1",
+        "one slash": f"etcd:/{right}@127.0.0.1:1",
+    }
+    urls |= {f"unescaped {word}": f"etcd://{USER}:{word}@127.0.0.1:1" for word in UNESCAPED}
+    return found | {f"etcd {name}": {"GUARDRUN_LEASE_URL": url} for name, url in urls.items()}
 
 
 LEASE_NAMES = tuple(lease_refusals("127.0.0.1:1/x", "127.0.0.1:1/0"))
