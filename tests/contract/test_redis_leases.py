@@ -57,8 +57,6 @@ def private(module_server: PrivateRedis) -> Iterator[PrivateRedis]:
     module_server.close()
 
 
-
-
 def keys_of(lock: str) -> list[str]:
     """A lock's keys, where its name has only letters, digits and hyphens."""
     return [f"guardrun:{{{lock}}}:{name}" for name in ("lock", "held", "queue", "alive")]
