@@ -117,7 +117,10 @@ class Lost(NamedTuple):
 
 
 class TreeDead(NamedTuple):
-    """Warden or backstop → keeper: the supervisor is gone, and nothing of COMMAND is alive."""
+    """Warden or backstop → keeper: nothing of COMMAND is alive but what a normal end left running.
+
+    It counts once the supervisor is gone.
+    """
 
 
 Kinds = tuple["Callable[..., tuple[object, ...]]", ...]

@@ -99,6 +99,7 @@ class Warden:
         while poll.poll(0) and (received := self._channel.receive()) is not None:
             message, fds = received
             if isinstance(message, channel.Dismiss):
+                self._tell_keeper()
                 return True
             for fd in fds:
                 os.close(fd)
@@ -108,6 +109,9 @@ class Warden:
         """Kill whatever is alive, because nobody is left who could want it; tell the keeper."""
         self._see(attempt.GUARD_LOST)
         tree.kill_all()
+        self._tell_keeper()
+
+    def _tell_keeper(self) -> None:
         if self._bond is not None:
             self._bond.tether.send(channel.TreeDead())
 
@@ -163,6 +167,7 @@ class Warden:
             case channel.Pass(signum):
                 self._pass(signum)
             case channel.Dismiss():
+                self._tell_keeper()  # the supervisor may be killed before it gives the lock back
                 return False
         return True
 

@@ -85,6 +85,8 @@ class Promptness:
             or len(job.faulted) > 2
             or job.excused
             or ("backstop" in job.faulted and "warden" not in job.roles)
+            # A backstop that sleeps has a copy of what tells the keeper of the supervisor's end.
+            or ("backstop" in job.roles and job.roles["backstop"].stopped)
         )
         if left_to_its_ttl or not self._is_calm(since - _SETTLED):
             return
@@ -103,7 +105,10 @@ class Promptness:
     def expect_handoff(self, lock: str) -> None:
         """A place is free: whoever is first in the queue gets it."""
         scene, world = self._checker.scene, self._checker.world
-        for token in scene.lease_model.waiters(lock, scene.lease_server.clock()):
+        now = scene.lease_server.clock()
+        if len(scene.lease_model.holders(lock, now)) >= scene.slots:
+            return  # its not-before time is to come, and nobody tells when it has
+        for token in scene.lease_model.waiters(lock, now):
             world.after(_HANDED_OVER, self._is_handed_over, lock, token, world.now)
             return
 
@@ -118,6 +123,11 @@ class Promptness:
             self._checker.violate("L", f"{job} waits for a lock that is free")
 
     def lost(self, job: Job) -> None:
-        """One fault of guardrun's own costs no lease while the stores can be reached."""
-        if len(job.faulted) < 2 and not job.voided and self._is_calm(job.started_at - _SETTLED):
+        """One fault of guardrun's own costs no lease while the stores can be reached.
+
+        But for a keeper that is stopped in the middle of what it was asked: the supervisor waits
+        for its answer, and does not look at whether it renews.
+        """
+        well = len(job.faulted) < 2 and not job.keeper_stopped and not job.voided
+        if well and self._is_calm(job.started_at - _SETTLED):
             self._checker.violate("L", f"{job} loses what it could have kept")

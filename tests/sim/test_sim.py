@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from guardrun.keeper.keeper import Keeper
+from guardrun.keeper.lease_proxy import LeaseProxy
 from guardrun.warden import tree
 
-from . import report
+from . import report, syscalls
 from .install import REPLACED, installed
 from .schedule import Played, play
 
@@ -72,6 +74,14 @@ def test_a_tree_that_is_left_is_found_out(monkeypatch: pytest.MonkeyPatch) -> No
     """Who takes COMMAND for dead without the kernel's word breaks R or K."""
     monkeypatch.setattr(tree, "kill_all", lambda _spare=frozenset(): None)
     assert any(one.violations for one in played(range(40)))
+
+
+def test_killed_between_dismissal_and_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor that is killed just before it gives the lock back leaves that to its keeper."""
+    monkeypatch.setattr(
+        LeaseProxy, "release", lambda _: syscalls.OS.kill(syscalls.OS.getpid(), signal.SIGKILL)
+    )
+    assert [one.violations for one in played(range(15)) if one.violations] == []
 
 
 def test_the_real_world_comes_back() -> None:
