@@ -119,6 +119,7 @@ class EtcdLeases:
         while True:
             if state.mine is not None and state.mine.granted:
                 if self.renew(wanted, due):
+                    self._forget_seat(wanted.token)
                     return self._grant(wanted, state.mine)
                 # What is there by our name is about to lapse, or is not ours.
                 return Waiting(_holders(state), _ASK_SOON)
@@ -132,7 +133,9 @@ class EtcdLeases:
             elif state.mine is None:
                 state = self._sit_down(wanted, due)
                 continue
-            elif self._keeps_seat(wanted, state.mine, due):
+            elif not self._keeps_seat(wanted, state.mine, due):
+                return Waiting(_holders(state), _ASK_SOON)
+            else:
                 awaits = target(wanted.lock, wanted.slots, state.before)
                 after = state.revision + 1
                 missed = self._watches.begin(wanted.token, awaits, after, due)
@@ -363,7 +366,7 @@ class EtcdLeases:
         for (lock, token), both in taken.items():
             left = max(self._session.left(one.lease, due) for one in both)
             first = both[0]
-            detail = first.detail or Detail("", "", 1, 0.0, None)
+            detail = first.detail or _UNKNOWN
             if left >= 0:
                 yield Place(
                     lock,
@@ -376,6 +379,10 @@ class EtcdLeases:
                     detail.slots,
                     first.kind == HOLD,
                 )
+
+
+_UNKNOWN = Detail("?", "", 1, 0.0, None)
+"""what somebody has written over by hand"""
 
 
 def _detail(wanted: LeaseRequest, since: float | None) -> Detail:
