@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from calendar import timegm
 from email.utils import parsedate
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _MOST = 65536
 """bytes that are read at once"""
+_ALMOST = 0.999999
+"""s"""
 
 
 class Overdue(Exception):
@@ -39,7 +42,7 @@ class Said(NamedTuple):
     status: int
     body: dict[str, Any]
     clock: float | None
-    """s since 1970, whole ones, by its own clock"""
+    """s since 1970 by its own clock, which tells whole ones; within that second by ours"""
 
 
 class _Timed:
@@ -156,4 +159,7 @@ def _body(text: bytes) -> dict[str, Any]:
 
 def _clock(date: str | None) -> float | None:
     parsed = parsedate(date) if date else None
-    return None if parsed is None else float(timegm(parsed))
+    if parsed is None:
+        return None
+    second = timegm(parsed)
+    return min(max(time.time(), second), second + _ALMOST)

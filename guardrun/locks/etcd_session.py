@@ -85,7 +85,7 @@ class Session:
 
     @property
     def now(self) -> float:
-        """Seconds since 1970, whole ones, by the member that answered last, when it did."""
+        """Seconds since 1970 by the member that answered last, when it did."""
         clock = self._gateway.clock
         return time.time() if clock is None else clock
 
