@@ -6,7 +6,7 @@ import itertools
 import json
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -50,8 +50,8 @@ class Point(NamedTuple):
     """the step that was not taken; ``None``: there was no n-th"""
     stage: str
     problems: tuple[str, ...]
-    steps: Mapping[str, int] = MappingProxyType({})
-    """how many each role has taken"""
+    steps: Mapping[str, Sequence[str]] = MappingProxyType({})
+    """those that each role has taken"""
 
 
 def _nothing(*_: object) -> None:
@@ -110,8 +110,7 @@ class Scene:
         )
         if problems:
             problems = (*problems, f"before: {before}", f"again: {again}", f"after: {after}")
-        steps = {role: len(taken) for role, taken in told["steps"].items()}
-        return Point(role, at, told["struck"], before.stage, problems, steps)
+        return Point(role, at, told["struck"], before.stage, problems, told["steps"])
 
     def _host(self, root: Path) -> Host:
         env = {} if self.lease_url is None else {"GUARDRUN_LEASE_URL": self.lease_url}

@@ -231,13 +231,20 @@ CATALOGUE = (
             f"{_POSTGRES}::test_a_restart_loses_advisory_locks",
         ),
     ),
-    Fault(21, "etcd answers a keepalive with 200 and no TTL", "it is lost", ()),
+    Fault(
+        21,
+        "etcd answers a keepalive with 200 and no TTL",
+        "it is lost",
+        ("tests/contract/test_etcd_leases.py::TestLosing::test_extended_without_a_ttl",),
+    ),
     Fault(22, "Consul invalidates the session, and its lock-delay begins", "L", ()),
     Fault(
         23,
         "SIGKILL at the n-th step of input or output, n = 1, 2, 3 … until none is left",
         "O, D, T: at worst the key is interrupted, and the next run goes on",
         (
+            f"{_FAULTS}/test_crash_points.py::test_with_the_embedded_ledger",
+            f"{_FAULTS}/test_crash_points.py::test_the_end_of_a_run",
             f"{_FAULTS}/test_random_kills.py::test_random_kills",
             "tests/unit/test_spool.py::test_a_kill_at_any_moment_leaves_whole_files_only",
         ),

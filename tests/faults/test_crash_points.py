@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import servers
-from crash_scenes import TRACER, Scene, far_scenes, local_scenes
+from crash_scenes import TRACER, Point, Scene, far_scenes, lease_scenes, local_scenes
 from crash_truth import Facts, goes_on, is_complete, is_true, keeps
 from fleet import fleet_host
 from support import Result
@@ -60,26 +60,50 @@ def named(name: str, scenes: Iterable[Scene]) -> Scene:
     return next(scene for scene in scenes if scene.name == name)
 
 
-def true_points(scene: Scene, root: Path, wanted: Mapping[str, int]) -> None:
-    """Play so many points of each role, each of which has to come out well.
-
-    One out of each part of all the steps that a run takes which nobody disturbs, but for the last:
-    not every run takes equally many.
-    """
+def undisturbed(scene: Scene, root: Path) -> Point:
+    """The same run to its own end."""
     (root / "whole").mkdir()
     whole = scene.play(root / "whole", "supervisor", 0)
     assert whole.stage in OVER, whole
     assert not whole.problems, whole
+    return whole
+
+
+def true_point(scene: Scene, root: Path, role: str, at: int) -> Point:
+    """One point, which has to come out well."""
+    place = root / f"{role}-{at}"
+    place.mkdir()
+    point = scene.play(place, role, at)
+    assert not point.problems, f"GUARDRUN_TEST_SEED={SEED}: {scene.name}: {point}"
+    return point
+
+
+def true_points(scene: Scene, root: Path, wanted: Mapping[str, int]) -> None:
+    """Play so many points of each role.
+
+    One out of each part of all the steps that a run takes which nobody disturbs, but for the last:
+    not every run takes equally many.
+    """
+    steps = undisturbed(scene, root).steps
     for role, number in wanted.items():
         rng = random.Random(f"{SEED}-{scene.name}-{role}")
-        last = whole.steps[role] * 9 // 10
+        last = len(steps[role]) * 9 // 10
         for part in range(number):
             at = rng.randint(part * last // number + 1, (part + 1) * last // number)
-            place = root / f"{role}-{at}"
-            place.mkdir()
-            point = scene.play(place, role, at)
+            point = true_point(scene, root, role, at)
             assert point.step is not None, f"{scene.name} has no {at}th step of the {role}"
-            assert not point.problems, f"GUARDRUN_TEST_SEED={SEED}: {scene.name}: {point}"
+
+
+def test_the_end_of_a_run(tmp_path: Path) -> None:
+    """Before whichever of its last words the supervisor dies, the lease is free when all is over.
+
+    One is for the lock, one for the keeper, one for the warden.
+    """
+    (scene,) = lease_scenes(servers.redis_url())
+    taken = undisturbed(scene, tmp_path).steps["supervisor"]
+    words = [at for at, step in enumerate(taken, 1) if step == "sendmsg"]
+    for at in words[-3:]:
+        true_point(scene, tmp_path, "supervisor", at)
 
 
 def test_with_the_embedded_ledger(tmp_path: Path) -> None:

@@ -130,6 +130,17 @@ MUTANTS = (
         simulated=True,
     ),
     Mutant(
+        "warden says nothing when it is dismissed",
+        "guardrun/warden/warden.py",
+        "                self._tell_keeper()  # the supervisor may be killed before it gives the "
+        "lock back\n",
+        "",
+        "A supervisor that is killed after that leaves nobody who could say that COMMAND is dead: "
+        "until its ttl is over the lease is nobody's to have.",
+        ("tests/faults/test_crash_points.py::test_the_end_of_a_run",),
+        simulated=True,
+    ),
+    Mutant(
         "keeper does not tell of its supervisor's death",
         "guardrun/keeper/keeper.py",
         "                break\n        self._tell_the_rest()\n",
@@ -147,7 +158,6 @@ MUTANTS = (
         "A run that was killed before it had executed anything is running for its --claim-ttl.",
         (f"{_PG_LEDGER}::test_a_run_that_gives_its_claim_back_does_not_seem_to_run",),
         crashes=("--role", "supervisor", "--every", "1", "postgres"),
-        simulated=True,
     ),
     # ------------------------------------------------------------ locks
     Mutant(
@@ -273,7 +283,6 @@ MUTANTS = (
         " WHERE key = :key AND state IN ('running', 'interrupted');\n",
         "A run that lost its key records its success as that of whoever runs now.",
         (f"{_LEDGER}::test_a_stale_finish_completes_its_row_and_leaves_the_key[sqlite]",),
-        simulated=True,
     ),
     Mutant(
         "claim token not checked on finish (Postgres)",
@@ -299,7 +308,6 @@ MUTANTS = (
         "       held_by = excluded.held_by\n WHERE true;\n",
         "An outcome that was recorded is written over by an older one from the spool.",
         (f"{_LEDGER}::test_repeating_finish_changes_nothing[sqlite]",),
-        simulated=True,
     ),
     Mutant(
         "spool not synced",
