@@ -41,6 +41,8 @@ _SILENT = 3.0
 _TIMES = 3
 _PATIENCE = 300.0
 """s"""
+_FLAGS, _PF_EXITING = 6, 0x4
+"""which field of /proc/PID/stat after the name; proc(5), and include/linux/sched.h"""
 
 
 class Visit(NamedTuple):
@@ -119,7 +121,7 @@ def work(
     """Be inside so many times, and die inside the time that has the number ``end``, from 0."""
     arena = Arena(Path(root), lock, int(slots), float(ttl))
     rng = random.Random(seed)
-    room = _Room(arena)  # before the connection: a process that ends gives up its chair first
+    room = _Room(arena)
     store.holders(lock, due(_PATIENCE))  # connects: the timer is for questions alone
     for number in range(int(times)):
         _visit(store, arena, room, int(who), rng, mortal=number == int(end))
@@ -186,18 +188,32 @@ class _Room:
         fcntl.flock(self._door, fcntl.LOCK_EX)
         found = next((n for n, chair in enumerate(self._chairs) if _taken(chair)), None)
         if found is not None:
-            os.pwrite(self._chairs[found], b"%020.6f" % until, 0)
+            os.pwrite(self._chairs[found], b"%020.6f %20d" % (until, os.getpid()), 0)
         fcntl.flock(self._door, fcntl.LOCK_UN)
         yield found
         if found is not None:
             fcntl.flock(self._chairs[found], fcntl.LOCK_UN)
 
 
+def _is_ending(pid: int) -> bool:
+    """Whether a process executes nothing any more.
+
+    The kernel lets go of its files in no order that could be relied on: a session, and its lock
+    with that, may have ended while a chair is still locked.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return True
+    return bool(int(fields[_FLAGS]) & _PF_EXITING)
+
+
 def _taken(chair: int) -> bool:
     try:
         fcntl.flock(chair, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        if float(os.pread(chair, 20, 0)) > kernel.now():
+        until, pid = os.pread(chair, 41, 0).split()
+        if float(until) > kernel.now() and not _is_ending(int(pid)):
             return False
         fcntl.flock(chair, fcntl.LOCK_EX)  # its occupant is being ended
     return True

@@ -65,10 +65,14 @@ class HostLockMachine(RuleBasedStateMachine):
         self.passed = 0.0
         self.fence = 0
         self.held: dict[int, tuple[HostLock, LeaseRequest, Grant]] = {}
+        self.made: list[HostLock] = []
 
     def teardown(self) -> None:
         for lock, _, _ in self.held.values():
             lock.release()
+        for lock in self.made:  # a run leaves it to its end
+            if lock._directory >= 0:
+                os.close(lock._directory)
 
     @property
     def now(self) -> float:
@@ -78,7 +82,8 @@ class HostLockMachine(RuleBasedStateMachine):
     def lock(self, slots: int, hold: float = 0.0) -> HostLock:
         """The lock, as one run has it."""
         spec = LockSpec(self.name, None, str(self.directory), slots=slots, min_hold=hold)
-        return HostLock(spec, self.name, Nobody(), random.Random(1))
+        self.made.append(HostLock(spec, self.name, Nobody(), random.Random(1)))
+        return self.made[-1]
 
     @rule(
         number=users,
