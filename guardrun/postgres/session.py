@@ -154,9 +154,11 @@ class Session:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._bell)
         if self._open is not None:
+            poll = select.poll()
+            poll.register(self._open.pgconn.socket, select.POLLIN)
             try:
                 # Until nothing is left: what a server says at the end comes before the end itself.
-                while select.select([self._open.pgconn.socket], [], [], 0)[0]:
+                while poll.poll(0):
                     self._take(self._open)
             except psycopg.Error:
                 self.close_connection()

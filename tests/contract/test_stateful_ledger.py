@@ -292,13 +292,16 @@ class RemoteMachine(LedgerMachine):
         self.told.append(outcome)
 
     @precondition(lambda self: self.running)
-    @rule(at=which)
-    def give_back(self, at: int) -> None:
-        """Free the key of a run that has executed nothing, and be told so later."""
-        run, claim, _ = self.running.pop(at % len(self.running))
+    @rule(at=which, heard=st.booleans())
+    def give_back(self, at: int, heard: bool) -> None:
+        """Free the key of a run that has executed nothing; it may be heard of again, or not."""
+        one = run, claim, _ = self.running.pop(at % len(self.running))
         self.ledger.give_back(run, due())
         self.model.give_back(run, self.now)
-        self.finish_both(ended(run, claim, "interrupted", finished_at=self.now, attempts=()))
+        if heard:
+            self.finish_both(ended(run, claim, "interrupted", finished_at=self.now, attempts=()))
+        else:
+            self.lost.append(one)
 
     @precondition(lambda self: self.running or self.lost)
     @rule(at=which)

@@ -294,15 +294,14 @@ class LedgerModel:
         held = self._own_claim(run)
         if held is not None:
             held.state = "interrupted"
-        row = self.rows.get(run.job_id)
-        if row is not None and not row.terminal:
-            self._cut_off(row)
+        self._is_over(run)
 
     def give_back(self, run: Run, now: float) -> None:
-        """Free the key of a claim under which nothing was executed."""
+        """Free the key of a claim under which nothing was executed; the run is over, too."""
         held = self._own_claim(run)
         if held is not None:
             held.state, held.finished_at, held.expires_at = "failed", now, now
+        self._is_over(run)
 
     # ------------------------------------------------------------ what is to be seen
 
@@ -329,6 +328,11 @@ class LedgerModel:
         if held is None or held.state != "running" or held.token != run.token:
             return None
         return held
+
+    def _is_over(self, run: Run) -> None:
+        row = self.rows.get(run.job_id)
+        if row is not None and not row.terminal:
+            self._cut_off(row)
 
     def _cut_off(self, row: Row) -> None:
         row.result, row.reason = "interrupted", CUT_OFF
