@@ -18,6 +18,7 @@ from .install import installed
 from .schedule import play
 
 _BATCH = 50
+_PROGRESS = 10_000
 _SHOWN = 5
 """violations of which the timeline is shown"""
 
@@ -84,6 +85,11 @@ def main() -> int:
         seconds += batch.seconds
         counts += batch.counts
         broken += batch.broken
+        for seed, violations in batch.broken:  # at once: it may be hours to the end
+            print(f"seed {seed}: {'; '.join(violations)}", file=sys.stderr, flush=True)
+        if done % _PROGRESS == 0:
+            took = time.monotonic() - begun
+            print(f"{done} schedules in {took:.0f} s", file=sys.stderr, flush=True)
         if broken and not given.keep_going:
             break
     took = time.monotonic() - begun
