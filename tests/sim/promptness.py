@@ -90,7 +90,8 @@ class Promptness:
         )
         if left_to_its_ttl or not self._is_calm(since - _SETTLED):
             return
-        if job.plan.lock is not None and not job.voided:
+        # With --on-lease-loss warn a lock that was lost once is not released: the contract says so.
+        if job.plan.lock is not None and not job.voided and not job.warns:
             now, lock = scene.lease_server.clock(), job.plan.lock.name
             assert lock is not None
             for place in scene.lease_model.holders(lock, now):
