@@ -107,6 +107,11 @@ class Term:
         return min([row.half_at for row in self._rows])
 
     @property
+    def start_by(self) -> float:
+        """From here on COMMAND is not even started late, also where a loss would not stop it."""
+        return min([row.term_at for row in self._rows])
+
+    @property
     def overdue_at(self) -> float:
         """A keeper that has not moved this on by then is stopped or stuck."""
         return min([row.overdue_at for row in self._rows])

@@ -72,7 +72,10 @@ def _stand_by(
             kept.close()
             Warden(theirs, supervisor, group, mask, bond).serve()
             if os.getppid() == backstop:  # stopped, it would keep the lock of a run that is over
-                os.kill(backstop, signal.SIGCONT)
+                try:
+                    os.kill(backstop, signal.SIGCONT)
+                except ProcessLookupError:  # just now
+                    pass
         except Exception as error:
             os.write(2, f"guardrun: the warden failed: {error!r}\n".encode())
             raise

@@ -173,7 +173,7 @@ class Warden:
 
     def _spawn(self, order: channel.Spawn, fds: tuple[int, ...]) -> None:
         now = kernel.now()
-        if self._bond is not None and now >= self._bond.term.term_at:
+        if self._bond is not None and now >= self._bond.term.start_by:
             for fd in fds:
                 os.close(fd)
             self._channel.send(channel.Over(0, "lease_lost", 0, now))

@@ -80,3 +80,11 @@ def test_only_who_holds_something_can_be_overdue() -> None:
     term.claim.extend(granted(1000.0), 1020.0, 1000.1)
     term.show_life(1033.0)
     assert term.overdue_at == 1033.0
+
+
+def test_nothing_starts_under_what_is_lost() -> None:
+    """A lock whose loss would not stop COMMAND (``warn``) keeps it from being started."""
+    term = Term("warn")
+    term.lock.extend(granted(1000.0), 1020.0, 1000.1)
+    term.lock.lose(1010.0)
+    assert (term.term_at, term.start_by) == (NEVER, 1010.0)
