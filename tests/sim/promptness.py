@@ -43,7 +43,7 @@ class Promptness:
         self._look_at_term(job, job.executions, None)
 
     def _look_at_term(self, job: Job, execution: int, passed: float | None) -> None:
-        if not job.alive or job.executions != execution or job.term is None:
+        if not job.alive or job.executions != execution or job.term is None or job.excused:
             return
         world, host = self._checker.world, job.host
         term_at = job.term.term_at
