@@ -84,6 +84,17 @@ def dies_in_time(case: Case) -> str | None:
     return is_lost(case)
 
 
+def dies_in_reach(case: Case) -> str | None:
+    """The same where the store can be reached at the end, and may be given the lease back.
+
+    That comes after COMMAND's death, and has no margin to keep; and it may come before we can ask
+    the store how long the lease would have lasted.
+    """
+    if case.good_until is None and case.granted is not None:
+        return "the lock was granted while COMMAND was alive" if case.overlapped else is_lost(case)
+    return dies_in_time(case)
+
+
 def dies_before_we_let_go(case: Case) -> str | None:
     """The same where the server keeps a session: the lock is free when guardrun itself ends it."""
     if case.overlapped:
@@ -125,13 +136,7 @@ def lives(case: Case) -> str | None:
 
 def lives_unless_told(case: Case) -> str | None:
     """Either COMMAND was told to stop, and is dead in time; or it was left alone."""
-    if case.told_at is None:
-        return lives(case)
-    if case.good_until is None and case.granted is not None:
-        # The store was in reach again, and has been given the lease back before we could ask it
-        # how long that would have lasted. What comes after COMMAND's death has no margin to keep.
-        return "the lock was granted while COMMAND was alive" if case.overlapped else is_lost(case)
-    return dies_in_time(case)
+    return lives(case) if case.told_at is None else dies_in_reach(case)
 
 
 def dies_with_guardrun(case: Case) -> str | None:
@@ -494,7 +499,7 @@ def test_a_host_that_was_suspended(campaign: Campaign, skewing: Path) -> None:
         assert lived_on is not None
         if lived_on > RENEWAL + PROMPT:
             return f"it lived on for {lived_on:.3f} s"
-        return dies_in_time(case)
+        return dies_in_reach(case)
 
     fault = Fault(
         run=lambda case: [later(phase(case), lambda: leap(case))],
