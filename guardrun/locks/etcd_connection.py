@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from guardrun import kernel
 from guardrun.errors import StoreUnavailable, UsageError
-from guardrun.locks.etcd_url import address, read
+from guardrun.locks.etcd_url import read
+from guardrun.locks.stores import address
 
 if TYPE_CHECKING:
     from guardrun.locks.etcd_http import Said, Wire

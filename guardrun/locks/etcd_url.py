@@ -88,9 +88,3 @@ def _place(text: str, tls: Tls | None) -> Place:
     if not parts.hostname or "@" in text:
         raise ValueError
     return Place(parts.hostname, _PORT if parts.port is None else parts.port, tls)
-
-
-def address(url: str) -> str:
-    """The URL with what names the place alone: no user, no password, no options."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"

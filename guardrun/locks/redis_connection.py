@@ -16,6 +16,7 @@ from guardrun import kernel
 from guardrun.errors import ConfigError, StoreUnavailable
 from guardrun.locks.bounded import Bounded, dial
 from guardrun.locks.lean_redis import NoBackoff, Retry, connection, exceptions
+from guardrun.locks.stores import address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -198,12 +199,6 @@ def unreadable() -> ConfigError:
         "or unix:///PATH/OF/SOCKET?db=NUMBER, "
         "and %40 for @, %3A for :, %2F for /, %3F for ?, %23 for # in names and passwords"
     )
-
-
-def address(url: str) -> str:
-    """The store's URL with what names the place alone: no user, no password, no options."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
 
 
 # ---------------------------------------------------------------- errors

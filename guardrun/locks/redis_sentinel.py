@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from guardrun import kernel
 from guardrun.errors import StoreUnavailable
-from guardrun.locks.redis_connection import Connection, address, make, unavailable, unreadable
+from guardrun.locks.redis_connection import Connection, make, unavailable, unreadable
+from guardrun.locks.stores import address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

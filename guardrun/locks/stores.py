@@ -21,6 +21,12 @@ def database_url(url: str) -> str:
     return f"{scheme.partition('+')[0]}:{rest}"
 
 
+def address(url: str) -> str:
+    """The store's URL with what names the place alone: no user, no password, no options."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+
+
 def time_to_live(url: str, ttl: float) -> float:
     """How long a lease at ``url`` is good for, in seconds, when ``ttl`` was asked for."""
     return min(ttl, _SESSION) if is_session_bound(url) else ttl

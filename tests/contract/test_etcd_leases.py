@@ -32,9 +32,10 @@ from guardrun.locks.etcd_connection import Gateway, unavailable
 from guardrun.locks.etcd_http import Wire
 from guardrun.locks.etcd_keys import ALIVE, ENTRY, Record, coded, key, prefix
 from guardrun.locks.etcd_session import Session
-from guardrun.locks.etcd_url import Login, Place, Tls, address, read
+from guardrun.locks.etcd_url import Login, Place, Tls, read
 from guardrun.locks.etcd_watch import Watches, target
 from guardrun.locks.etcd_words import put
+from guardrun.locks.stores import address
 from guardrun.model import LeaseRequest
 
 

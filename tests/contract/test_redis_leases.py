@@ -26,7 +26,7 @@ from support import eventually
 from guardrun import kernel
 from guardrun.errors import ConfigError, StoreUnavailable
 from guardrun.locks.redis import RedisLeases
-from guardrun.locks.redis_connection import address
+from guardrun.locks.stores import address
 from guardrun.model import Grant
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "redis.md"
