@@ -129,8 +129,13 @@ class Link:
         end = self._living()
         end.send(messages.Question(serial, asked, limit))  # type: ignore[arg-type]
         while True:
-            if end.fileno() not in waiter.pause((end.fileno(),), limit):
-                if limit < due:
+            # A keeper that renews meanwhile shows it; one that was stopped must be replaced in time.
+            patience = min(limit, self.overdue_at())
+            if end.fileno() not in waiter.pause((end.fileno(),), patience):
+                now = kernel.now()
+                if now < min(limit, self.overdue_at()):
+                    continue
+                if now < due:
                     self._replace(_STUCK)
                 raise StoreUnavailable(f"the {store} has not answered in time")
             match self._receive():

@@ -72,6 +72,25 @@ def test_a_keeper_that_is_stopped_is_replaced(fleet: FleetHost) -> None:
     assert fleet.key("k")["state"] == "succeeded"
 
 
+def test_a_keeper_that_is_stopped_when_it_is_asked_is_replaced(
+    tmp_path: Path, fleet: FleetHost
+) -> None:
+    """Who waits for a stopped keeper's answer does not wait until what it held has lapsed."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    process = fleet.start(
+        *("--key", "k", *SHORT, "--retries", "1", "--backoff", "10ms", "--retry-budget", "5/1h"),
+        *("-c", f"test $GUARDRUN_ATTEMPT = 2 || {{ read line <{gate}; exit 3; }}"),
+    )
+    first = keeper(process)
+    with gate.open("w"):  # returns when COMMAND has opened it, and ends its read
+        os.kill(first, signal.SIGSTOP)
+    assert keeper(process, other_than=first)
+    result = finish(process)
+    assert result.code == 0, result
+    assert fleet.key("k")["state"] == "succeeded"
+
+
 def test_keepers_that_keep_dying_do_not_end_command(fleet: FleetHost) -> None:
     """With no keeper left COMMAND runs until its term ends, and then it is stopped: 74."""
     process = fleet.hold("--key", "k", *SHORT, "--record-wait", "1s")

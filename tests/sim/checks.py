@@ -159,8 +159,6 @@ class Checker:
         self.world.tell(process, now)
         if process.stopped or process.status & 0x7F:
             job.faulted.add(process.role)
-        if process.stopped and process.role == "keeper":
-            job.keeper_stopped = True
         if process.dead and process.role == "supervisor":
             self.promptness.expect_freed(job)
         roles = job.roles

@@ -76,7 +76,6 @@ class Job:
         self.executions = 0
         self.faulted: set[str] = set()
         """which of guardrun's processes were stopped or killed"""
-        self.keeper_stopped = False
         self.excused = False
         """nobody was left who could have ended COMMAND"""
         self.voided = False

@@ -124,11 +124,7 @@ class Promptness:
             self._checker.violate("L", f"{job} waits for a lock that is free")
 
     def lost(self, job: Job) -> None:
-        """One fault of guardrun's own costs no lease while the stores can be reached.
-
-        But for a keeper that is stopped in the middle of what it was asked: the supervisor waits
-        for its answer, and does not look at whether it renews.
-        """
-        well = len(job.faulted) < 2 and not job.keeper_stopped and not job.voided
+        """One fault of guardrun's own costs no lease while the stores can be reached."""
+        well = len(job.faulted) < 2 and not job.voided
         if well and self._is_calm(job.started_at - _SETTLED):
             self._checker.violate("L", f"{job} loses what it could have kept")
