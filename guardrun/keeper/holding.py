@@ -43,7 +43,15 @@ class Holding:
         """renewals in a row of which nobody knows"""
 
     def take(self, sent_at: float) -> None:
-        """Write down what a grant or renewal that was asked for then allows."""
+        """Write down what a grant that was asked for then allows.
+
+        Raises StoreUnavailable when that is nothing any more, because we were stopped meanwhile.
+        """
+        if lease.Lease(self._ttl, sent_at, self._grace).term_at <= kernel.now():
+            raise StoreUnavailable("the store's answer was heard too late")
+        self._extend(sent_at)
+
+    def _extend(self, sent_at: float) -> None:
         granted = lease.Lease(self._ttl, sent_at, self._grace)
         self.renew_at = lease.next_renewal(granted, self._rng)
         self._unanswered = 0
@@ -63,7 +71,7 @@ class Holding:
             except StoreUnavailable:
                 continue
             if ours:
-                self.take(sent_at)
+                self._extend(sent_at)
             else:
                 self.renew_at = _NEVER
             return ours

@@ -230,8 +230,9 @@ class Keeper:
         sent_at = kernel.now()
         said = self._leases.acquire(wanted, wait, due)
         if isinstance(said, Grant):
-            self._place = self._new_place(wanted)
-            self._place.take(sent_at)
+            place = self._new_place(wanted)
+            place.take(sent_at)
+            self._place = place
             return said._replace(fence_durable=self._leases.fence_durable)
         return said
 
@@ -285,8 +286,9 @@ class Keeper:
         self._asked = asked.run
         said = self._ledger.begin(asked.run, asked.key, self._spared(due))
         if isinstance(said, Claim):
-            self._run, self._claim = asked.run, self._new_claim(asked.run)
-            self._claim.take(sent_at)
+            claim = self._new_claim(asked.run)
+            claim.take(sent_at)
+            self._run, self._claim = asked.run, claim
         self._asked = None
         return said
 

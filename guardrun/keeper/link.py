@@ -129,7 +129,7 @@ class Link:
         end = self._living()
         end.send(messages.Question(serial, asked, limit))  # type: ignore[arg-type]
         while True:
-            # A keeper that renews meanwhile shows it; one that was stopped must be replaced in time.
+            # One that renews meanwhile shows it; one that was stopped must be replaced in time.
             patience = min(limit, self.overdue_at())
             if end.fileno() not in waiter.pause((end.fileno(),), patience):
                 now = kernel.now()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from guardrun import safety
 from guardrun.address import address, spool_name
@@ -31,6 +32,9 @@ NAME = "ledger"
 """The file in a spool that names its ledger."""
 
 _LATE = ".late"
+_DRAFT = ".tmp"
+_ABANDONED = 3600.0
+"""s after which nobody is writing a draft any more: its process was killed"""
 _LARGE = 1 << 20
 """bytes of output that a run records for others on its way to its own claim"""
 _VERSION = 1
@@ -126,6 +130,7 @@ class Spool:
         no more, or the spool cannot be read: whoever is about to claim a key must not go on then,
         its success may be among what is left.
         """
+        self._sweep()
         entries = self.entries()
         done = newer = 0
         for path in entries:
@@ -153,6 +158,16 @@ class Spool:
                 self.remove(path)
             done += 1
         return done, newer
+
+    def _sweep(self) -> None:
+        """Forget what a crash left half written: nothing else would ever make its room free."""
+        newest = time.time() - _ABANDONED
+        for path in self._paths(_DRAFT):
+            try:
+                if os.lstat(path).st_mtime < newest:
+                    self.remove(path)
+            except OSError:
+                pass  # it is in nobody's way
 
     def _paths(self, suffix: str) -> tuple[str, ...]:
         try:
@@ -190,7 +205,7 @@ class Spool:
         self._store(os.path.join(self._directory, f"{outcome.run.job_id}.json"), data)
 
     def _store(self, path: str, data: bytes) -> None:
-        draft = f"{path}.{os.getpid()}.tmp"
+        draft = f"{path}.{os.getpid()}{_DRAFT}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(draft, flags, 0o600)
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import pytest
+
 from guardrun import kernel
 from guardrun.core.lease import Lease
 from guardrun.errors import StoreUnavailable
@@ -69,6 +71,16 @@ def test_an_unanswered_renewal_allows_nothing() -> None:
     assert held.renew(NEVER) is None
     assert (row.term_at, row.kill_at) == before
     assert held.renew_at < row.term_at
+
+
+def test_a_grant_that_is_heard_of_too_late_is_none() -> None:
+    """Who was stopped between asking and hearing asks again, instead of losing what it got."""
+    held, row = holding(lambda _: True)
+    with pytest.raises(StoreUnavailable, match="too late"):
+        held.take(kernel.now() - TTL)
+    assert row.term_at == NEVER
+    held.take(kernel.now())
+    assert row.term_at > kernel.now()
 
 
 def test_a_no_ends_the_renewing() -> None:

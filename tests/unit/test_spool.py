@@ -366,12 +366,17 @@ def test_what_a_newer_version_wrote_waits_for_it(spool: Spool, tmp_path: Path) -
 
 
 def test_half_written_files_are_nobodys_outcome(spool: Spool, tmp_path: Path) -> None:
-    """What a crash left before its rename is not replayed."""
+    """What a crash left before its rename is not replayed, and goes when nobody can be at it."""
     spool.keep(outcome_at(0))
-    (tmp_path / "spool" / f"{job_id()}.json.tmp").write_text("{")
+    fresh, stale = (tmp_path / "spool" / f"{job_id()}.json.7.tmp" for _ in range(2))
+    fresh.write_text("{")
+    stale.write_text("{")
+    long_ago = fresh.stat().st_mtime - 2 * 3600
+    os.utime(stale, (long_ago, long_ago))
     ledger: Any = Recorder()
     assert spool.flush(ledger) == (1, 0)
     assert spool.damaged() == ()
+    assert (fresh.exists(), stale.exists()) == (True, False)
 
 
 def test_a_spool_that_cannot_be_read_is_an_unavailable_store(tmp_path: Path) -> None:
