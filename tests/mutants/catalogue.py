@@ -13,6 +13,7 @@ _LEDGER_CLI = "tests/e2e/test_ledger_cli.py"
 _BOTH = "tests/e2e/test_lease_and_ledger.py"
 _TERMS = "tests/unit/test_lease.py"
 _SQLITE = "tests/contract/test_sqlite_ledger.py"
+_KEEPER = "tests/faults/test_keeper_faults.py"
 _FAULTS = "tests/faults/test_lease_faults.py"
 
 MUTANTS = (
@@ -20,8 +21,8 @@ MUTANTS = (
     Mutant(
         "renewal counted from its answer",
         "guardrun/keeper/holding.py",
-        "                self.take(sent_at)\n",
-        "                self.take(kernel.now())\n",
+        "                self._extend(sent_at)\n",
+        "                self._extend(kernel.now())\n",
         "An answer that was long on its way makes the lease seem longer than the store's: COMMAND "
         "lives on when the lock can be another's.",
         ("tests/unit/test_holding.py::test_a_renewal_counts_from_before_it_was_asked_for",),
@@ -30,8 +31,8 @@ MUTANTS = (
     Mutant(
         "grant counted from its answer",
         "guardrun/keeper/keeper.py",
-        "            self._place.take(sent_at)\n",
-        "            self._place.take(kernel.now())\n",
+        "            place.take(sent_at)\n",
+        "            place.take(kernel.now())\n",
         "The same at the first grant, which a slow login delays the most.",
         (f"{_FAULTS}::test_a_store_that_was_late_from_the_start",),
         simulated=True,
@@ -53,6 +54,25 @@ MUTANTS = (
         "rng.uniform(lease.ttl / 4, lease.ttl / 2)",
         "Jitter that makes the interval longer leaves room for one lost renewal instead of three.",
         (f"{_TERMS}::test_jitter_only_makes_a_renewal_earlier",),
+    ),
+    Mutant(
+        "a grant is used however late it is heard of",
+        "guardrun/keeper/holding.py",
+        "        if lease.Lease(self._ttl, sent_at, self._grace).term_at <= kernel.now():\n",
+        "        if lease.Lease(self._ttl, sent_at, self._grace).term_at <= 0.0:\n",
+        "A keeper that was stopped between asking and hearing makes the run lose what is its own.",
+        ("tests/unit/test_holding.py::test_a_grant_that_is_heard_of_too_late_is_none",),
+        simulated=True,
+    ),
+    Mutant(
+        "a keeper that is asked needs to show no life",
+        "guardrun/keeper/link.py",
+        "            patience = min(limit, self.overdue_at())\n",
+        "            patience = limit\n",
+        "A keeper that is stopped while the supervisor waits for its answer is replaced when what "
+        "it held has lapsed.",
+        (f"{_KEEPER}::test_a_keeper_that_is_stopped_when_it_is_asked_is_replaced",),
+        simulated=True,
     ),
     Mutant(
         "started on the last of a lease",
