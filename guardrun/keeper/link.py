@@ -25,6 +25,8 @@ _NEVER = float("inf")
 _STUCK = "it was stuck"
 _ANSWER = 12.0
 """s; a keeper that works answers sooner, if only to say that the store does not"""
+_LOOK = 1.0
+"""s between looks at whether a keeper that has not answered is alive"""
 _SLOW_LINK = 64 * 1024
 """bytes a second"""
 _MOST = 5
@@ -129,9 +131,10 @@ class Link:
         end = self._living()
         end.send(messages.Question(serial, asked, limit))  # type: ignore[arg-type]
         while True:
-            # One that renews meanwhile shows it; one that was stopped must be replaced in time.
-            patience = min(limit, self.overdue_at())
-            if end.fileno() not in waiter.pause((end.fileno(),), patience):
+            # It may be stopped, having got or renewed something meanwhile, and must be replaced
+            # before that lapses: nothing but a look at the term tells.
+            look_at = min(limit, self.overdue_at(), kernel.now() + _LOOK)
+            if end.fileno() not in waiter.pause((end.fileno(),), look_at):
                 now = kernel.now()
                 if now < min(limit, self.overdue_at()):
                     continue

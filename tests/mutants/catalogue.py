@@ -67,8 +67,8 @@ MUTANTS = (
     Mutant(
         "a keeper that is asked needs to show no life",
         "guardrun/keeper/link.py",
-        "            patience = min(limit, self.overdue_at())\n",
-        "            patience = limit\n",
+        "            look_at = min(limit, self.overdue_at(), kernel.now() + _LOOK)\n",
+        "            look_at = limit\n",
         "A keeper that is stopped while the supervisor waits for its answer is replaced when what "
         "it held has lapsed.",
         (f"{_KEEPER}::test_a_keeper_that_is_stopped_when_it_is_asked_is_replaced",),

@@ -85,8 +85,6 @@ class Promptness:
             or len(job.faulted) > 2
             or job.excused
             or ("backstop" in job.faulted and "warden" not in job.roles)
-            # A backstop that sleeps has a copy of what tells the keeper of the supervisor's end.
-            or ("backstop" in job.roles and job.roles["backstop"].stopped)
         )
         if left_to_its_ttl or not self._is_calm(since - _SETTLED):
             return
