@@ -14,8 +14,8 @@ from guardrun.locks.etcd_words import all_of, records
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from guardrun.locks.etcd_http import Wire
     from guardrun.locks.etcd_words import Word
+    from guardrun.locks.json_http import Wire
 
 
 class Session:

@@ -1,21 +1,17 @@
-"""What the waiters of one process wait for in etcd: a streaming answer each; its socket is polled.
-
-A watch begins right after the revision in which its waiter was told to wait, so nothing is missed
-between. What has come by it is not looked at: whatever it was, it means to ask again.
-"""
+"""What a waiter watches in etcd."""
 
 from __future__ import annotations
 
-import select
 from typing import TYPE_CHECKING, NamedTuple
 
+from guardrun.locks import watches
 from guardrun.locks.etcd_keys import ENTRY, HOLD, beyond, coded, key
 
 if TYPE_CHECKING:
-    from guardrun.locks.etcd_http import Wire
     from guardrun.locks.etcd_keys import Record
     from guardrun.locks.etcd_session import Session
     from guardrun.locks.etcd_words import Word
+    from guardrun.locks.json_http import Wire
 
 _CANCELED = b'"canceled":true'
 """what it began with is compacted away, or the right to it was taken"""
@@ -50,52 +46,15 @@ def target(lock: str, slots: int, before: Record | None) -> Target:
     return Target(lock, key(lock, ENTRY), beyond(key(lock, HOLD)), False)
 
 
-class Watches:
-    """All of them, by the waiter's token."""
+class Watches(watches.Watches[Target]):
+    """All of them, by the waiter's token: a streaming answer each."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
-        self._open: dict[str, tuple[Target, Wire, int]] = {}
-        """also which member tells of it"""
-        self._poll = select.epoll()
+        def listen(wanted: Target, revision: int, due: float) -> Wire:
+            return session.listen(due, wanted.lock, wanted.request(revision))
 
-    def fileno(self) -> int | None:
-        """Readable when one of them tells something; ``None``: there is none."""
-        return self._poll.fileno() if self._open else None
+        super().__init__(listen, lambda: session.where, _ended)
 
-    def begin(self, token: str, wanted: Target, revision: int, due: float) -> bool:
-        """Have that waiter watch this; whether something has come with the beginning of it.
 
-        Raises ``StoreUnavailable``.
-        """
-        if token in self._open:
-            watched, _, where = self._open[token]
-            if (watched, where) == (wanted, self._session.where):
-                return False
-        self.stop(token)
-        wire = self._session.listen(due, wanted.lock, wanted.request(revision))
-        self._open[token] = wanted, wire, self._session.where
-        self._poll.register(wire.fileno(), select.EPOLLIN)
-        return wire.overheard()
-
-    def drain(self) -> None:
-        """Read what has come, without waiting; a watch that has ended is begun anew when asked."""
-        ready = {fd for fd, _ in self._poll.poll(0)}
-        for token, (_, wire, _) in list(self._open.items()):
-            if wire.fileno() in ready:
-                taken = wire.take()
-                if taken is None or _CANCELED in taken or taken.endswith(_END):
-                    self.stop(token)
-
-    def stop(self, token: str) -> None:
-        """Let go of one."""
-        if token in self._open:
-            _, wire, _ = self._open.pop(token)
-            self._poll.unregister(wire.fileno())
-            wire.close()
-
-    def close(self) -> None:
-        """Let go of all of them."""
-        for token in list(self._open):
-            self.stop(token)
-        self._poll.close()
+def _ended(taken: bytes) -> bool:
+    return _CANCELED in taken or taken.endswith(_END)

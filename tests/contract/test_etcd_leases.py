@@ -29,12 +29,13 @@ from guardrun import kernel
 from guardrun.errors import ConfigError, StoreUnavailable
 from guardrun.locks.etcd import EtcdLeases
 from guardrun.locks.etcd_connection import Gateway, unavailable
-from guardrun.locks.etcd_http import Wire
 from guardrun.locks.etcd_keys import ALIVE, ENTRY, Record, coded, key, prefix
 from guardrun.locks.etcd_session import Session
-from guardrun.locks.etcd_url import Login, Place, Tls, read
+from guardrun.locks.etcd_url import Login, read
 from guardrun.locks.etcd_watch import Watches, target
 from guardrun.locks.etcd_words import put
+from guardrun.locks.json_http import Wire
+from guardrun.locks.members import Place, Tls
 from guardrun.locks.stores import address
 from guardrun.model import LeaseRequest
 
@@ -281,9 +282,11 @@ class TestWaiting:
         for name in ("ask", "listen"):
             plain = getattr(Wire, name)
 
-            def counted(self: Wire, due: float, path: str, *words: Any, plain: Any = plain) -> Any:
+            def counted(
+                self: Wire, due: float, method: str, path: str, *words: Any, plain: Any = plain
+            ) -> Any:
                 asked.append(path)
-                return plain(self, due, path, *words)
+                return plain(self, due, method, path, *words)
 
             monkeypatch.setattr(Wire, name, counted)
 

@@ -1,7 +1,7 @@
-"""One HTTP connection to one member of an etcd cluster: urllib3, with every wait bounded.
+"""One HTTP connection to one member of a cluster that speaks JSON: urllib3, every wait bounded.
 
 urllib3 does HTTP and TLS; its pool, its retries and its limits, which count each read anew, are not
-used. Needs the extra ``etcd``: imported only where a URL asks for it.
+used. Needs the extra ``etcd`` or ``consul``: imported only where a URL asks for it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import socket
 import time
 from calendar import timegm
+from collections.abc import Mapping
 from email.utils import parsedate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,12 +21,13 @@ from guardrun import kernel
 from guardrun.locks.bounded import Bounded, dial
 
 if TYPE_CHECKING:
-    from guardrun.locks.etcd_url import Place
+    from guardrun.locks.members import Place
 
 _MOST = 65536
 """bytes that are read at once"""
 _ALMOST = 0.999999
 """s"""
+_NONE: Mapping[str, str] = {}
 
 
 class Overdue(Exception):
@@ -40,9 +42,14 @@ class Said(NamedTuple):
     """What a member answers."""
 
     status: int
-    body: dict[str, Any]
+    text: bytes
+    headers: Mapping[str, str]
     clock: float | None
     """s since 1970 by its own clock, which tells whole ones; within that second by ours"""
+
+    def json(self) -> Any:
+        """What the text says. Raises ``ValueError``: it is a proxy's, or another server's."""
+        return json.loads(self.text)
 
 
 class _Timed:
@@ -102,30 +109,44 @@ class Wire:
             self._made.close()
             raise
 
-    def ask(self, due: float, path: str, body: dict[str, Any], token: str | None) -> Said:
-        """One request and its whole answer; of a stream the first message is the body."""
-        answer = self._send(due, path, body, token, whole=True)
-        text: bytes = answer.data
-        return Said(answer.status, _body(text), _clock(answer.headers.get("Date")))
+    def ask(
+        self,
+        due: float,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] = _NONE,
+    ) -> Said:
+        """One request and its whole answer."""
+        self.send(due, method, path, body, headers)
+        answer = self._made.getresponse()
+        return _said(answer, answer.data)
 
-    def listen(self, due: float, path: str, body: dict[str, Any], token: str | None) -> Said:
-        """Begin a stream: its first message. What follows makes ``fileno`` readable."""
-        answer = self._stream = self._send(due, path, body, token, whole=False)
+    def listen(
+        self, due: float, method: str, path: str, body: object, headers: Mapping[str, str]
+    ) -> Said:
+        """Begin a stream: its first line. What follows makes ``fileno`` readable."""
+        self.send(due, method, path, body, headers, whole=False)
+        answer = self._stream = self._made.getresponse()
         text = b""
         while b"\n" not in text and (more := answer.read1(_MOST)):
             text += more
-        return Said(answer.status, _body(text), _clock(answer.headers.get("Date")))
+        return _said(answer, text)
 
-    def _send(
-        self, due: float, path: str, body: dict[str, Any], token: str | None, whole: bool
-    ) -> Any:
+    def send(
+        self,
+        due: float,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] = _NONE,
+        whole: bool = True,
+    ) -> None:
+        """One request, whose answer makes ``fileno`` readable."""
         self._made.due = due
-        headers = {"Content-Type": "application/json"}
-        if token is not None:
-            headers["Authorization"] = token
-        data = json.dumps(body, separators=(",", ":")).encode()
-        self._made.request("POST", path, data, headers, preload_content=whole)
-        return self._made.getresponse()
+        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        kind = {} if body is None else {"Content-Type": "application/json"}
+        self._made.request(method, path, data, {**kind, **headers}, preload_content=whole)
 
     def fileno(self) -> int:
         """Readable when the member says something."""
@@ -133,7 +154,7 @@ class Wire:
 
     def overheard(self) -> bool:
         """Whether more of a stream came with what was read of it."""
-        return bool(self._made.sock.buffered().strip())
+        return self._stream is not None and bool(self._made.sock.buffered().strip())
 
     def take(self) -> bytes | None:
         """Read what has come in, without waiting; ``None`` at its end."""
@@ -145,16 +166,8 @@ class Wire:
         self._made.close()
 
 
-def _body(text: bytes) -> dict[str, Any]:
-    """What a JSON object says; of a stream's message what is in its envelope."""
-    try:
-        said = json.loads(text)
-    except ValueError:  # a proxy, or another server altogether
-        return {"error": text.decode("utf-8", "replace")}
-    if not isinstance(said, dict):
-        return {"error": "no answer of etcd's"}
-    result = said.get("result", said)
-    return result if isinstance(result, dict) else said
+def _said(answer: Any, text: bytes) -> Said:
+    return Said(answer.status, text, answer.headers, _clock(answer.headers.get("Date")))
 
 
 def _clock(date: str | None) -> float | None:
