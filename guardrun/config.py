@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from guardrun.settings import Setting, Settings
 
 LEDGER_FILE = "ledger.sqlite3"
-LEASES_OF_LATER = ("consul", "consuls")
-"""lease stores that the command line knows, and this version does not"""
+HELD_BY_LEASES = {"etcd": "etcd", "etcds": "etcd", "consul": "Consul", "consuls": "Consul"}
+"""lease stores in which a not-before time ends with what a lease is kept by"""
 
 
 class Settled(NamedTuple):
@@ -173,9 +173,11 @@ def _lock(settings: Settings, directory: str) -> LockSpec | None:
         return spec
     spec = spec._replace(scope="distributed", lease_url=_lease_url(settings))
     spec = spec._replace(**fields_of(settings, _LEASE_FIELDS))
-    if spec.min_hold > spec.ttl and (spec.lease_url or "").startswith("etcd"):
+    store = HELD_BY_LEASES.get((spec.lease_url or "").partition(":")[0])
+    if store and spec.min_hold > spec.ttl:
         hold = settings["min-hold"]
-        raise wrong(hold.source, f"{hold.origin}: in etcd it is at most the --ttl, {spec.ttl:g}s")
+        text = f"{hold.origin}: in {store} it is at most the --ttl, {spec.ttl:g}s"
+        raise wrong(hold.source, text)
     return spec
 
 
@@ -239,8 +241,6 @@ def _check_lease(settings: Settings, remote: Setting) -> None:
     store = settings.get("lease-url", remote)
     hold = settings.get("min-hold")
     scheme = (_lease_url(settings) or "").partition(":")[0]
-    if scheme in LEASES_OF_LATER:
-        raise wrong(store.source, f"{store.origin}: leases in {scheme} are not in this version")
     if hold and hold.value and scheme == "postgresql+advisory":
         raise _conflict(hold, store, "an advisory lock cannot outlive its session")
 

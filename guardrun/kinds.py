@@ -251,7 +251,8 @@ def has_password(url: str) -> bool:
     """
     rest = url.partition("://")[2]
     userinfo, at, _ = rest.rpartition("@")
-    if at and userinfo.partition(":")[2]:
+    token = url.startswith(("consul:", "consuls:"))  # who they are is what they are let in by
+    if at and (userinfo if token else userinfo.partition(":")[2]):
         return True
     query = rest.partition("?")[2]
     if not query:

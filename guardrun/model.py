@@ -192,6 +192,7 @@ class Busy(NamedTuple):
 
     holders: tuple[Holder, ...] = ()
     reason: str | None = None
+    """why it is busy, where that is more than its holder; after ``AROUND_US`` nobody waits"""
 
 
 # ---------------------------------------------------------------- what a lease store says
@@ -225,6 +226,8 @@ class Waiting(NamedTuple):
 
     Who does not ask for several times that long loses its place in the queue.
     """
+    reason: str | None = None
+    """what keeps the lock taken, where that is no run"""
 
 
 class Place(NamedTuple):

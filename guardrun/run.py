@@ -13,7 +13,7 @@ from guardrun.core import account, policy
 from guardrun.core.account import Ending, Held
 from guardrun.errors import DeadlineReached, GuardrunError, StoreUnavailable, ToldToStop
 from guardrun.lean import NamedTuple
-from guardrun.model import Attempt, Busy, Claim, Outcome, Refusal
+from guardrun.model import AROUND_US, Attempt, Busy, Claim, Outcome, Refusal
 from guardrun.report import events
 from guardrun.supervisor.retry import insist
 from guardrun.units import signal_name
@@ -114,9 +114,11 @@ def acquire_lock(plan: Plan, me: Run, tools: Tools) -> tuple[Held, Ending | None
     asked = kernel.now()
     due = asked + plan.wait
     answer = tools.lock.acquire(me, asked)
-    if isinstance(answer, Busy) and answer.reason is None and plan.wait > 0:
+    if isinstance(answer, Busy) and answer.reason != AROUND_US and plan.wait > 0:
         holder = answer.holders[0] if answer.holders else None
-        tools.log.emit(events.lock_busy(time.time(), me, holder, "waiting", waits=True))
+        tools.log.emit(
+            events.lock_busy(time.time(), me, holder, answer.reason or "waiting", waits=True)
+        )
         get_ready(tools)
         answer = tools.lock.acquire(me, due)
     waited = kernel.now() - asked

@@ -92,6 +92,15 @@ class Fault(NamedTuple):
     """of its guardrun"""
 
 
+Server = servers.Redis | servers.Postgres | servers.Etcd | servers.Consul
+
+_SIMPLE: dict[str, Callable[[], contextlib.AbstractContextManager[Server]]] = {
+    "redis": servers.Redis.start,
+    "etcd": servers.Etcd.start,
+    "consul": servers.Consul.start,
+}
+
+
 @dataclass
 class Site:
     """One store, its server, and our own way to it, past pooler and proxies."""
@@ -99,7 +108,7 @@ class Site:
     kind: str
     url: str
     store: LeaseStore
-    server: servers.Redis | servers.Postgres | servers.Etcd | None = None
+    server: Server | None = None
     """a private one"""
     direct: str = ""
     """the same database, past a pooler"""
@@ -123,12 +132,9 @@ class Site:
     def private(cls, kind: str) -> Iterator[Site]:
         """In a server of its own."""
         with contextlib.ExitStack() as stack:
-            server: servers.Redis | servers.Postgres | servers.Etcd
-            if kind in ("redis", "etcd"):
-                if kind == "redis":
-                    server = stack.enter_context(servers.Redis.start())
-                else:
-                    server = stack.enter_context(servers.Etcd.start())
+            server: Server
+            if kind in _SIMPLE:
+                server = stack.enter_context(_SIMPLE[kind]())
                 url = direct = server.url
             else:
                 server = stack.enter_context(servers.Postgres.start(max_connections=100))
@@ -142,7 +148,7 @@ class Site:
             yield cls(kind, url, store, server, direct)
 
     @property
-    def own(self) -> servers.Redis | servers.Postgres | servers.Etcd:
+    def own(self) -> Server:
         """The server that only we use."""
         assert self.server is not None
         return self.server
@@ -155,7 +161,7 @@ class Site:
     @property
     def grain(self) -> float:
         """s that a lease lasts at most longer than the store tells: some round down."""
-        return 1.0 if self.kind == "etcd" else 0.0
+        return 1.0 if self.kind in ("etcd", "consul") else 0.0
 
     def good_until(self, case: Case) -> float | None:
         """When a run's lease ends, by the store's own clock; ``None``: it has ended, or never."""

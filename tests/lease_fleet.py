@@ -15,6 +15,7 @@ from fleet import ask
 from lease_stores import STORES, Leases, due
 from support import Host, eventually, family, log_lines, status
 
+from guardrun.locks import consul_connection, consul_keys, consul_session
 from guardrun.locks.etcd_keys import ENTRY, PREFIX, beyond, coded, key, prefix
 from guardrun.locks.etcd_session import Session
 from guardrun.locks.etcd_words import all_of, records
@@ -100,6 +101,8 @@ class LeaseFleet:
         if self.kind == "redis":
             with redis.Redis.from_url(self.direct) as client:
                 return int(client.zcard(keys_of(lock)[2]))
+        if self.kind == "consul":
+            return len(below(self.direct, consul_keys.key(lock, consul_keys.WAIT)))
         if self.kind == "etcd":
             return sum(not entry.granted for entry in entries(self.direct, lock))
         query = "SELECT count(*) AS n FROM guardrun.leases_queue WHERE lease_id = %s"
@@ -114,6 +117,8 @@ class LeaseFleet:
         if self.kind == "redis":
             with redis.Redis.from_url(self.direct) as client:
                 assert client.delete(*keys_of(lock))
+        elif self.kind == "consul":
+            assert wipe_consul(self.direct, consul_keys.prefix(lock))
         elif self.kind == "etcd":
             assert wipe(self.direct, prefix(lock))
         elif self.kind == "advisory":
@@ -148,6 +153,20 @@ def wipe(url: str, begin: bytes = PREFIX) -> int:
     with contextlib.closing(Session(url)) as etcd:
         body = {"key": coded(begin), "range_end": coded(beyond(begin))}
         return int(etcd.ask(due(), "kv/deleterange", body).get("deleted", 0))
+
+
+def below(url: str, begin: str = consul_keys.PREFIX) -> list[consul_keys.Record]:
+    """What is written down in Consul in keys that begin so."""
+    with contextlib.closing(consul_session.Session(url)) as consul:
+        return consul.below(due(), begin)[0]
+
+
+def wipe_consul(url: str, begin: str = consul_keys.PREFIX) -> int:
+    """Delete all keys in Consul that begin so; how many there were."""
+    found = below(url, begin)
+    with contextlib.closing(consul_connection.Http(url)) as consul:
+        consul.ask(due(), "DELETE", f"kv/{begin}", recurse="")
+    return len(found)
 
 
 # ---------------------------------------------------------------- runs that are under way

@@ -97,6 +97,10 @@ class Leases(Protocol):
     """s; a shorter ttl lasts as long as that"""
     timed: bool
     """the fence is a moment of the server's clock; else it counts what has changed in it"""
+    passes_over: float
+    """s after which a waiter that has died without a word is passed over"""
+    names_next: bool
+    """who is the first of the queue now is told, too, because it waits for something else then"""
 
     def open(self) -> LeaseStore:
         """A store of its own: another process's view of the server."""
@@ -131,6 +135,8 @@ class RedisStore:
     wakes = True
     least_ttl = 0.0
     timed = True
+    passes_over = 20.0
+    names_next = False
 
     def open(self) -> LeaseStore:
         """A store of its own."""
@@ -234,6 +240,58 @@ class PrivateEtcd(EtcdStore):
 
 
 @dataclass
+class ConsulStore(RedisStore):
+    """Leases in the session's Consul, or in that of ``url``."""
+
+    url: str = field(default_factory=servers.consul_url)
+
+    kind = "consul"
+    least_ttl = 1.0  # of the tests' short ones each lasts twice as long
+    timed = False
+    names_next = True
+    passes_over = 30.0  # a session of ten, which lasts twice as long
+
+
+@dataclass
+class PrivateConsul(ConsulStore):
+    """Leases in a Consul of a test's own."""
+
+    url: str = ""
+    server: servers.Consul | None = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def start(cls, **settings: object) -> Iterator[PrivateConsul]:
+        """Run it for as long as the block lasts."""
+        with servers.Consul.start("", **settings) as server:
+            store = cls(server.url, server=server)
+            try:
+                yield store
+            finally:
+                server.resume()
+                store.close()
+
+    @property
+    def own(self) -> servers.Consul:
+        """The server."""
+        assert self.server is not None
+        return self.server
+
+    def pause(self) -> None:
+        """Freeze it."""
+        self.own.pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.own.resume()
+
+    def restart(self) -> None:
+        """Crash it and start it again, with what it has kept."""
+        self.own.kill()
+        self.own.start_again()
+
+
+@dataclass
 class PostgresLeaseStore:
     """Leases in a database of the session's Postgres, or at ``url``."""
 
@@ -245,6 +303,8 @@ class PostgresLeaseStore:
     ordered = True
     least_ttl = 0.0
     timed = True
+    passes_over = 20.0
+    names_next = False
 
     @property
     def lapses(self) -> bool:
@@ -338,6 +398,7 @@ STORES = {
     "postgres-pgbouncer": _postgres("postgres-pgbouncer"),
     "advisory": _postgres("advisory"),
     "etcd": Kind(EtcdStore, PrivateEtcd.start, "etcd://u:hunter2@127.0.0.1:{port}"),
+    "consul": Kind(ConsulStore, PrivateConsul.start, "consul://hunter2@127.0.0.1:{port}"),
 }
 """Every store that the contract suite runs over."""
 
@@ -356,6 +417,10 @@ def opener(kind: str, url: str) -> LeaseStore:
         from guardrun.locks.etcd import EtcdLeases
 
         return EtcdLeases(url)
+    if kind == "consul":
+        from guardrun.locks.consul import ConsulLeases
+
+        return ConsulLeases(url)
     if kind == "advisory":
         from guardrun.locks.advisory import AdvisoryLeases
 

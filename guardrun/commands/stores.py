@@ -56,9 +56,6 @@ def within(stores: LockStores, scope: str | None) -> LockStores:
     if scope == "host":
         return stores._replace(lease_url=None)
     url = stores.lease_url
-    kind = (url or "").partition(":")[0]
-    if kind in config.LEASES_OF_LATER:
-        raise UsageError(f"--lease-url: leases in {kind} are not in this version")
     if scope is None:
         return stores
     if url is None:

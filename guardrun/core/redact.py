@@ -3,7 +3,7 @@
 What counts as a secret: the password of a URL; the value of an option, variable, URL parameter,
 connection string word, JSON member or HTTP header whose *name* looks like one; and what the
 patterns of the configuration match. A secret under an innocent name (``-pSECRET``,
-``-u user:secret``, a token as a URL's user) takes a pattern. In doubt more is hidden, not less:
+``-u user:secret``, a token as a URL's user but for Consul's) takes a pattern. In doubt more is hidden, not less:
 a stored line is for people to recognise, not to run again.
 """
 
@@ -27,6 +27,8 @@ _BLANKS = " \t\r\n"
 _SIGNS = ":=>"
 _APOSTROPHE = "'\"'\"'"  # as shlex.quote writes one; its double quotes end no string
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", "busybox"})
+
+_TOKEN_IS_USER = ("consul://", "consuls://")
 
 # Names are compared in lower case without - _ and dots: db-password, DB_PASSWORD, dbPassword.
 _ENDINGS = (
@@ -179,6 +181,8 @@ def _password(text: str, start: int, blanks: str) -> tuple[int, int]:
     """Where the password begins and ends of the URL whose ``://`` ends at ``start``."""
     end = _first(text, start, "/?#" + blanks)
     at_sign = text.rfind("@", start, end)
+    if text.endswith(_TOKEN_IS_USER, 0, start):
+        return start, max(text.rfind("@", start, _first(text, start, blanks)), start)
     colon = text.find(":", start, end if at_sign < 0 else at_sign)
     if colon < 0:
         return start, start

@@ -111,7 +111,7 @@ class LeaseProxy:
                     continue
             if waits:
                 self._leave()
-            return Busy(answer.holders, AROUND_US if len(around) >= wanted.slots else None)
+            return Busy(answer.holders, AROUND_US if len(around) >= wanted.slots else answer.reason)
 
     def _insist(self, acquire: messages.Acquire, due: float) -> Grant | Waiting:
         def ask(due: float) -> Any:

@@ -53,8 +53,8 @@ class Watches(watches.Watches[Target]):
         def listen(wanted: Target, revision: int, due: float) -> Wire:
             return session.listen(due, wanted.lock, wanted.request(revision))
 
-        super().__init__(listen, lambda: session.where, _ended)
+        super().__init__(listen, lambda: session.where)
 
-
-def _ended(taken: bytes) -> bool:
-    return _CANCELED in taken or taken.endswith(_END)
+    def _told(self, token: str, taken: bytes) -> None:
+        if _CANCELED in taken or taken.endswith(_END):
+            self.stop(token)

@@ -10,8 +10,9 @@ all stores:
   ``leave`` may be repeated with the same token, and then change nothing more;
 - time is the store's own; hosts need not agree about it;
 - the fence of an acquisition is max(last + 1, the store's microseconds since 1970), also with
-  several places, so that it grows even when the store has lost all it knew; in etcd, which loses
-  nothing that a majority has not lost, it is the cluster's own revision.
+  several places, so that it grows even when the store has lost all it knew; in etcd and
+  Consul, which lose nothing that a majority has not lost, it is the cluster's own revision or
+  index.
 """
 
 from __future__ import annotations

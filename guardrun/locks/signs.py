@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from guardrun import sql
-from guardrun.locks.stores import ETCD, database_url
+from guardrun.locks.stores import CONSUL, ETCD, database_url
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from guardrun.locks import etcd_session
+    from guardrun.locks import consul_session, etcd_session
     from guardrun.locks.redis_connection import Connection
     from guardrun.locks.redis_sentinel import Guided
     from guardrun.postgres.session import Session
@@ -44,7 +44,11 @@ def open_signs(url: str) -> Signs:
     if scheme in ETCD:
         from guardrun.locks import etcd_session
 
-        return _EtcdSigns(etcd_session.Session(url))
+        return _SessionSigns(etcd_session.Session(url))
+    if scheme in CONSUL:
+        from guardrun.locks import consul_session
+
+        return _SessionSigns(consul_session.Session(url))
     from guardrun.locks import redis_sentinel
     from guardrun.locks.redis_connection import Connection
 
@@ -73,8 +77,8 @@ class _PostgresSigns:
         self._session.close()
 
 
-class _EtcdSigns:
-    def __init__(self, session: etcd_session.Session) -> None:
+class _SessionSigns:
+    def __init__(self, session: etcd_session.Session | consul_session.Session) -> None:
         self._session = session
 
     def clock(self, due: float) -> float:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 ADVISORY = "postgresql+advisory"
 ETCD = ("etcd", "etcds")
+CONSUL = ("consul", "consuls")
 
 
 def is_session_bound(url: str) -> bool:
@@ -52,6 +53,10 @@ def open_leases(url: str) -> LeaseStore:
         from guardrun.locks.etcd import EtcdLeases
 
         return EtcdLeases(url)
+    if scheme in CONSUL:
+        from guardrun.locks.consul import ConsulLeases
+
+        return ConsulLeases(url)
     from guardrun.locks.redis import RedisLeases
 
     return RedisLeases(url)

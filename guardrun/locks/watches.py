@@ -21,19 +21,15 @@ class Watches(Generic[Target]):
     """All of them, by the waiter's token.
 
     ``listen`` begins one for what changes after a state's index, until a moment at the latest;
-    ``where`` tells which member answers; ``ended``, whether with this it has told all it will.
+    ``where`` tells which member answers.
     """
 
     def __init__(
-        self,
-        listen: Callable[[Target, int, float], Wire],
-        where: Callable[[], int],
-        ended: Callable[[bytes], bool],
+        self, listen: Callable[[Target, int, float], Wire], where: Callable[[], int]
     ) -> None:
         self._listen = listen
         self._where = where
-        self._ended = ended
-        self._open: dict[str, tuple[Target, Wire, int, int]] = {}
+        self._open: dict[str, tuple[Target, Wire, int, float]] = {}
         """also which member tells of it, and after which index"""
         self._poll = select.epoll()
 
@@ -63,8 +59,19 @@ class Watches(Generic[Target]):
         for token, (_, wire, *_) in list(self._open.items()):
             if wire.fileno() in ready:
                 taken = wire.take()
-                if taken is None or self._ended(taken):
+                if taken is None:
                     self.stop(token)
+                else:
+                    self._told(token, taken)
+
+    def _told(self, token: str, taken: bytes) -> None:
+        """Something came by a watch, which is still open."""
+        raise NotImplementedError
+
+    def _spend(self, token: str) -> None:
+        """It will tell nothing more, but that its connection breaks."""
+        target, wire, where, _ = self._open[token]
+        self._open[token] = target, wire, where, float("inf")
 
     def stop(self, token: str) -> None:
         """Let go of one."""

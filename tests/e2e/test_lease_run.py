@@ -102,8 +102,8 @@ def test_command_runs_under_the_lease(fleet: LeaseFleet, lock: str) -> None:
     acquired = result.event("lock_acquired")
     assert (acquired["lock"], acquired["lock_owner"]) == (lock, place.owner)
     assert acquired["fencing_token"] == result.finished["fencing_token"] == place.fence
-    # The servers of the tests do without fsync, which etcd does not tell.
-    assert acquired["fence_durable"] is (fleet.kind == "etcd")
+    # The servers of the tests do without fsync, which etcd does not tell; Consul never does.
+    assert acquired["fence_durable"] is (fleet.kind in ("etcd", "consul"))
     assert "lease_lost" not in result.finished
     assert fleet.places(lock) == ()
     (row,) = host.rows()
@@ -406,7 +406,7 @@ def test_a_run_inside_a_run(fleet: LeaseFleet, lock: str) -> None:
 # ---------------------------------------------------------------- the store is down
 
 
-DOWN = ("redis", "postgres", "advisory", "etcd")
+DOWN = ("redis", "postgres", "advisory", "etcd", "consul")
 
 
 def nowhere(kind: str, port: int) -> str:
@@ -501,7 +501,7 @@ def test_a_ledger_elsewhere_is_told(
     host.close()
 
 
-@pytest.mark.parametrize("kind", ["redis", "postgres", "etcd"])
+@pytest.mark.parametrize("kind", ["redis", "postgres", "etcd", "consul"])
 def test_a_store_that_comes_up_in_time(tmp_path: Path, lock: str, kind: str) -> None:
     """Within --store-wait it is tried again, and then used."""
     with STORES[kind].private() as leases:

@@ -25,7 +25,7 @@ from guardrun.model import LeaseRequest
 
 HERE = os.uname().nodename
 GONE = "gone.example:4711"
-KINDS = ("redis", "postgres", "advisory", "etcd")
+KINDS = ("redis", "postgres", "advisory", "etcd", "consul")
 
 
 def objects(result: Result, code: int = 0) -> list[dict[str, Any]]:
@@ -699,7 +699,7 @@ def test_a_database_that_is_the_lease_store_by_default(host: Host, database_url:
     ("option", "says"),
     [
         (("--lease-url", "redis://:hunter2@db/0"), "a password in an option"),
-        (("--lease-url", "consul://db"), "not in this version"),
+        (("--lease-url", "consul://hunter2@db"), "a password in an option"),
         (("--lease-url", "mysql://db"), "a lease store cannot be at"),
         (("--scope", "distributed"), "give --lease-url"),
     ],

@@ -422,7 +422,7 @@ def test_a_lease_stores_password_that_is_right(
     assert NEEDLE not in redis_vault.told() + vault.told()
 
 
-@pytest.mark.parametrize("scheme", ["redis", "postgresql", "postgresql+advisory", "etcd"])
+@pytest.mark.parametrize("scheme", ["redis", "postgresql", "postgresql+advisory", "etcd", "consul"])
 def test_a_lease_stores_password_in_an_option(host: Host, scheme: str) -> None:
     """64, because anybody can see it in ps; the line says where to put it instead."""
     url = f"{scheme}://{USER}:{ESCAPED}@127.0.0.1:1/0"
@@ -492,7 +492,22 @@ def lease_refusals(place: str, redis_place: str) -> dict[str, dict[str, str]]:
         "one slash": f"etcd:/{right}@127.0.0.1:1",
     }
     urls |= {f"unescaped {word}": f"etcd://{USER}:{word}@127.0.0.1:1" for word in UNESCAPED}
-    return found | {f"etcd {name}": {"GUARDRUN_LEASE_URL": url} for name, url in urls.items()}
+    found |= {f"etcd {name}": {"GUARDRUN_LEASE_URL": url} for name, url in urls.items()}
+    urls = {
+        "refused": f"consul://{ESCAPED}@127.0.0.1:1",
+        "two hosts": f"consul://{ESCAPED}@127.0.0.1:1,127.0.0.1:2",
+        "no such host": f"consul://{ESCAPED}@nohost.invalid",
+        "not a Consul": f"consul://{ESCAPED}@{host_port}",
+        "TLS": f"consuls://{ESCAPED}@{host_port}",
+        "no file": f"consuls://{ESCAPED}@{host_port}?cacert=/nowhere",
+        "port": f"consul://{ESCAPED}@127.0.0.1:1x",
+        "path": f"consul://{ESCAPED}@127.0.0.1:1/x",
+        "unknown parameter": f"consul://127.0.0.1:1?token={ESCAPED}",
+        "user and password": f"consul://{right}@127.0.0.1:1",
+        "one slash": f"consul:/{ESCAPED}@127.0.0.1:1",
+    }
+    urls |= {f"unescaped {word}": f"consul://{word}@127.0.0.1:1" for word in UNESCAPED}
+    return found | {f"consul {name}": {"GUARDRUN_LEASE_URL": url} for name, url in urls.items()}
 
 
 LEASE_NAMES = tuple(lease_refusals("127.0.0.1:1/x", "127.0.0.1:1/0"))

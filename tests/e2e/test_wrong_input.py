@@ -228,7 +228,7 @@ def test_bytes_that_are_not_text(host: Host, word: bytes) -> None:
         command("--shared"),
         command("--min-hold=5m"),
         command("--lock=a", "--scope=distributed"),
-        command("--lock=a", "--scope=distributed", "--lease-url=consul://h"),
+        command("--lock=a", "--scope=distributed", "--lease-url=consul://token@h"),
         command("--lock=a", "--shared", "--lease-url=redis://h"),
         command("--key-ttl=1d"),
         command("--on-duplicate=replay"),

@@ -237,7 +237,16 @@ CATALOGUE = (
         "it is lost",
         ("tests/contract/test_etcd_leases.py::TestLosing::test_extended_without_a_ttl",),
     ),
-    Fault(22, "Consul invalidates the session, and its lock-delay begins", "L", ()),
+    Fault(
+        22,
+        "Consul invalidates the session, and its lock-delay begins",
+        "L: the next holder has the lock after at most twice the ttl and the delay",
+        (
+            "tests/contract/test_consul_leases.py::TestLosing::test_invalidated",
+            "tests/contract/test_consul_leases.py::TestLosing::test_nobody_before_it_is_dead",
+            "tests/contract/test_consul_leases.py::TestLosing::test_lapsed",
+        ),
+    ),
     Fault(
         23,
         "SIGKILL at the n-th step of input or output, n = 1, 2, 3 … until none is left",
@@ -270,6 +279,3 @@ CATALOGUE = (
         ),
     ),
 )
-
-WITH_ITS_STORE = {21: "etcd", 22: "consul"}
-"""Faults of stores that this version does not have, by scheme: their tests come with them."""

@@ -22,9 +22,9 @@ from pathlib import Path
 import pytest
 from fleet import ask
 from lease_campaign import LOST, TTL, Case, Fault, Site, Step, cases, play
-from lease_fleet import wipe
+from lease_fleet import wipe, wipe_consul
 from lease_stores import STORES
-from servers import Etcd, Postgres, Redis
+from servers import Consul, Etcd, Postgres, Redis
 from support import alive, eventually
 
 from guardrun.core import lease
@@ -51,7 +51,7 @@ PROMPT = 2.0
 """s that something takes which is done at once, on a busy machine"""
 LONG = 3 * TTL if ROUNDS >= _MANY else 1.3 * TTL
 """s that guardrun is stopped, and does not lose its lease"""
-_LATE = {"redis": 0.9, "etcd": 0.7}
+_LATE = {"redis": 0.9, "etcd": 0.7, "consul": 0.7}
 """s that every answer may be late, and all that a lease takes are there in half of its ttl"""
 HOUR = 3600.0
 """s"""
@@ -360,6 +360,8 @@ def forget(site: Site, runs: list[Case]) -> None:
         site.own.start_again()
     elif isinstance(site.own, Etcd):
         wipe(site.direct)
+    elif isinstance(site.own, Consul):
+        wipe_consul(site.direct)
     elif site.lapses:
         ask(site.direct, "TRUNCATE guardrun.lease_holders")
     else:

@@ -542,21 +542,10 @@ def test_what_has_no_effect_is_no_mistake(place: Place) -> None:
     place.plan()
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--lock=a", "--scope=distributed", "--lease-url=consul://h"],
-        ["--lock=a", "--lease-url=consuls://h"],
-    ],
-)
-def test_stores_of_later_versions_are_refused(place: Place, words: list[str]) -> None:
-    """What is right by the contract and not built yet says so."""
-    assert "not in this version" in place.refused(*words)
-
-
-def test_min_hold_in_etcd_is_bounded(place: Place) -> None:
-    """It is at most the ttl, that of the option or its default."""
-    store = ("--lock=a", "--lease-url=etcd://h:1,h:2")
+@pytest.mark.parametrize("url", ["etcd://h:1,h:2", "etcds://h", "consul://h:1,h:2", "consuls://h"])
+def test_min_hold_is_bounded_in_some_stores(place: Place, url: str) -> None:
+    """In etcd and Consul it is at most the ttl, that of the option or its default."""
+    store = ("--lock=a", f"--lease-url={url}")
     assert "at most the --ttl, 60s" in place.refused(*store, "--min-hold=61s")
     assert "--min-hold" in place.refused(*store, "--ttl=10s", "--min-hold=1m")
     place.plan(*store, "--min-hold=1m")
@@ -569,6 +558,7 @@ def test_min_hold_in_etcd_is_bounded(place: Place) -> None:
         (["--lease-url=redis://h"], "redis://h"),
         (["--lease-url=etcd://h:1,h:2"], "etcd://h:1,h:2"),
         (["--lease-url=etcds://h?cacert=/c"], "etcds://h?cacert=/c"),
+        (["--lease-url=consul://h?datacenter=d"], "consul://h?datacenter=d"),
         (["--scope=distributed", "--lease-url=unix:///run/redis.sock"], "unix:///run/redis.sock"),
         (["--scope=distributed", "--ledger-url=postgresql://h/db"], "postgresql://h/db"),
         (["--lease-url=redis://h", "--ledger-url=postgresql://h/db"], "redis://h"),
@@ -613,6 +603,8 @@ def test_options_of_leases_are_checked_and_have_no_effect_on_host_locks(place: P
         "redis://u:se/cret@h",
         "redis://u:se@cret@h",
         "consul://h?token=secret",
+        "consul://secret@h",
+        "consuls://secret@h:1,h:2",
     ],
 )
 def test_a_password_in_an_option_is_refused_and_not_repeated(place: Place, url: str) -> None:

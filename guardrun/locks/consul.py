@@ -1,0 +1,407 @@
+"""Leases in Consul (1.8 or newer): a key for each place, locked by a session of the holder's own.
+
+Promises: what a session has locked, Consul gives to no other, so nobody is ever given a place too
+many. A session ends by Consul's own clock: never before its TTL, which is the lease's, and about as
+long after it. Who waits watches the one before it, so a handoff costs as many requests for a
+hundred waiters as for two. The fence is the index of the change by which the place was taken: it
+grows for as long as the servers keep their data.
+
+What a majority has not said does not count: a renewal writes the place before it has the session
+renewed, because a leader that has been cut off, and does not know it yet, would renew it too.
+
+A session that somebody ends by hand, or Consul with the node it belongs to, leaves a lock-delay on
+the place: nobody gets it before its holder has found out by a renewal, and is dead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from guardrun import kernel
+from guardrun.locks import consul_session
+from guardrun.locks.consul_keys import PLACE, PREFIX, WAIT, Detail, key
+from guardrun.locks.consul_session import LONGEST_DELAY, Conflict, Session
+from guardrun.locks.consul_state import State, agree, grant, holders, holds, place, waiting
+from guardrun.locks.consul_watch import Target, Watches
+from guardrun.locks.lease import LONGEST_TTL, check
+from guardrun.model import Grant, Place, Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from guardrun.locks.consul_keys import Record
+    from guardrun.model import LeaseRequest
+
+_ALIVE = 10.0
+"""s of a waiter's session, the shortest that there is"""
+_SHOW = 3.0
+"""s after which one that asks again shows that it still waits"""
+_ASK_SOON = 0.5
+_AT_ONCE = 0.001
+_LASTS = 2.0
+"""how many times its TTL a session lasts that nobody renews, in every version of Consul"""
+
+
+class _Seat(NamedTuple):
+    """A waiter's own key."""
+
+    created: int
+    session: str
+    shown_at: float
+    """when its session was renewed, on CLOCK_BOOTTIME, or a bit earlier"""
+    before: str | None
+    """the key of the one right before it; empty: it is the first, ``None``: we have to look"""
+
+
+class _Taken(NamedTuple):
+    """What we remember of a place that is ours."""
+
+    name: str
+    session: str
+    detail: Detail
+    hold_over_at: float
+    """on CLOCK_BOOTTIME, or a bit later"""
+
+
+class ConsulLeases:
+    """The ``LeaseStore`` port over the agents at ``url``.
+
+    Nothing is connected before it is needed; after a failure the next call asks the next agent.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._session = Session(url)
+        self._seats: dict[str, _Seat] = {}
+        self._taken: dict[str, _Taken] = {}
+        self._watches = Watches(self._session)
+
+    # ------------------------------------------------------------ the port
+
+    @property
+    def fence_durable(self) -> bool | None:
+        """A majority has every change on disk before it is told of."""
+        return True
+
+    @property
+    def awaited(self) -> bool:
+        """A connection is made in a millisecond: none is kept for that."""
+        return False
+
+    def acquire(self, wanted: LeaseRequest, wait: bool, due: float) -> Grant | Waiting:
+        """Take a place; with ``wait``, a no means to be in the queue.
+
+        Raises ``ConfigError`` for another number of slots than the lock has, ``UsageError`` for a
+        ttl that this Consul does not allow.
+        """
+        check(wanted)
+        delayed: set[int] = set()
+        while True:
+            state = self._read(wanted, due)
+            if state.mine is not None:
+                if self.renew(wanted, due):
+                    self._forget_seat(wanted.token)
+                    return grant(wanted, state.mine)
+                # What is there by our name is about to lapse, or is not ours.
+                return Waiting(holders(state), _ASK_SOON)
+            agree(wanted, state)
+            free = [one for one in state.free(wanted.slots) if one not in delayed]
+            if len(free) > state.ahead:
+                try:
+                    return self._take(wanted, free[0], state, due)
+                except Conflict as conflict:
+                    if conflict.delayed:  # and nothing that tells whose it was
+                        delayed.add(free[0])
+            elif not wait:
+                return waiting(state, delayed)
+            elif wanted.token not in self._seats:
+                self._sit_down(wanted, due)
+            elif not self._keeps_seat(wanted, due):
+                return Waiting(holders(state), _ASK_SOON)
+            elif self._begins_to_watch(wanted, state, due):
+                return waiting(state, delayed)
+            else:
+                return waiting(state, delayed)._replace(ask_again=_AT_ONCE)
+
+    def leave(self, wanted: LeaseRequest, due: float) -> None:
+        """Stop waiting: the queue goes on without us."""
+        self._forget_seat(wanted.token)
+        name = key(wanted.lock, WAIT, wanted.token)
+        gone = self._session.read(due, wanted.lock, name)
+        self._session.change(due, wanted.lock, consul_session.delete(name))
+        self._session.end(due, *(one.session for one in gone if one.session))
+
+    def renew(self, wanted: LeaseRequest, due: float) -> bool:
+        """Extend the lease to a full ttl from now; False: it is not ours, or not any more."""
+        check(wanted)
+        for _ in range(2):
+            mine = self._own(wanted, due)
+            if mine is None:
+                return False
+            longer = wanted.ttl > mine.detail.ttl
+            try:
+                if longer:
+                    self._move(wanted, mine, due)
+                    return True
+                detail = mine.detail._replace(renewed=self._session.now)
+                written = consul_session.lock(mine.name, mine.session, detail.written())
+                held = consul_session.held(mine.name, mine.session)
+                self._session.change(due, wanted.lock, held, written)
+            except Conflict:  # maybe it has another session by now, and we were not told
+                self._taken.pop(wanted.token)
+                continue
+            # By the connection of that write: its agent knows of no older leader than the one that
+            # has just had it written.
+            return self._session.renew(due, mine.session)
+        return False
+
+    def release(self, wanted: LeaseRequest, due: float) -> bool:
+        """Give the place back and wake who is next; False: it was not ours, nothing changed."""
+        for _ in range(2):
+            mine = self._own(wanted, due)
+            if mine is None:
+                return False
+            try:
+                # The key first: what a session still has when it ends is not free at once.
+                if kernel.now() < mine.hold_over_at:
+                    self._hold_back(wanted, mine, due)
+                else:
+                    held = consul_session.held(mine.name, mine.session)
+                    self._session.change(due, wanted.lock, held, consul_session.delete(mine.name))
+            except Conflict:  # maybe it has another session by now, and we were not told
+                self._taken.pop(wanted.token)
+                continue
+            self._taken.pop(wanted.token)
+            over = kernel.now() >= mine.hold_over_at and mine.detail.keeps
+            self._session.end(due, mine.session, *([mine.detail.keeps] if over else []))
+            return True
+        return False
+
+    def wake_fd(self) -> int | None:
+        """What is readable when it is worth asking again; ``None``: only ``ask_again`` counts."""
+        return self._watches.fileno()
+
+    def loss_fd(self) -> int | None:
+        """Nothing tells: only the ttl counts."""
+        return None
+
+    def drain(self) -> None:
+        """Read what made it readable; never blocks. Whatever it was, it means: ask again."""
+        self._watches.drain()
+
+    def holders(self, lock: str, due: float) -> tuple[Place, ...]:
+        """The places of a lock that are taken, the oldest first."""
+        told = self._session.read(due, lock, key(lock, PLACE))
+        return tuple(sorted(self._places(told, due), key=lambda place: place.since))
+
+    def locks(self, due: float) -> Iterator[Place]:
+        """All that are taken in this store."""
+        told, _ = self._session.below(due, PREFIX)
+        yield from self._places(told, due)
+
+    def take_away(self, lock: str, token: str, due: float) -> bool:
+        """End one holding, whoever has it; False: there is none.
+
+        The fence rises with that: every change of Consul's has an index of its own.
+        """
+        while True:
+            told = self._session.read(due, lock, key(lock, PLACE))
+            mine = next((one for one in told if one.token == token), None)
+            if mine is None:
+                return False
+            ended = {mine.session, mine.detail.keeps if mine.detail else ""} - {""}
+            words = (consul_session.unchanged(mine), consul_session.delete(mine.key))
+            try:
+                self._session.change(due, lock, *words)
+            except Conflict:  # it has been renewed
+                continue
+            self._session.end(due, *ended)
+            return True
+
+    def idle(self) -> None:
+        """Let go of connections until they are needed again; those that wait to be woken stay."""
+        self._session.close()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._watches.close()
+        self._session.close()
+
+    # ------------------------------------------------------------ taking a place
+
+    def _read(self, wanted: LeaseRequest, due: float) -> State:
+        """What there is; of the queue, where one place is wanted, no more than is needed."""
+        lock, seat = wanted.lock, self._seats.get(wanted.token)
+        own = key(lock, WAIT, wanted.token)
+        queue = [key(lock, WAIT)]
+        if wanted.slots == 1 and seat is not None and seat.before is not None:
+            queue = [own, *([seat.before] if seat.before else [])]
+        told = self._session.read(due, lock, key(lock, PLACE), *queue)
+        waiters = sorted((one for one in told if one.kind == WAIT), key=lambda one: one.created)
+        mine = next((one for one in waiters if one.key == own and one.session), None)
+        if seat is not None and (mine is None or mine.created != seat.created):
+            self._forget_seat(wanted.token)  # it has lapsed
+            return self._read(wanted, due)
+        if seat is None and mine is not None:  # we were not told that we have it
+            self._seats[wanted.token] = _Seat(mine.created, mine.session, 0.0, None)
+            return self._read(wanted, due)
+        ahead = [one for one in waiters if mine is None or one.created < mine.created]
+        if seat is not None:
+            if seat.before and not ahead:  # there may be others
+                self._seats[wanted.token] = seat._replace(before=None)
+                return self._read(wanted, due)
+            before = ahead[-1].key if ahead else ""
+            self._seats[wanted.token] = seat._replace(before=before)
+        return self._state(wanted, told, ahead, due)
+
+    def _state(
+        self, wanted: LeaseRequest, told: list[Record], ahead: list[Record], due: float
+    ) -> State:
+        taken: dict[int, Record] = {}
+        left: dict[int, Record] = {}
+        mine = None
+        for one in told:
+            if one.kind == PLACE:
+                (taken if self._is_taken(one, due) else left)[one.number] = one
+                if holds(one, wanted.token):
+                    mine = one
+        return State(mine, taken, left, ahead[-1] if ahead else None, len(ahead))
+
+    def _is_taken(self, one: Record, due: float) -> bool:
+        if one.session or one.detail is None:
+            return bool(one.session)
+        return self._session.delayed(due, one.key)
+
+    def _take(self, wanted: LeaseRequest, number: int, state: State, due: float) -> Grant:
+        """Take a place that is free. Raises ``Conflict``: somebody was faster, or we have lapsed.
+
+        Its key is made anew, so that the index of its creation is that of this change.
+        """
+        seat, name = self._seats.get(wanted.token), key(wanted.lock, PLACE, number)
+        # Our renewals come every quarter of the ttl; another is for their answers, and for dying.
+        delay = min(max(wanted.ttl / 4 * 2, wanted.min_hold - wanted.ttl), LONGEST_DELAY)
+        sessions = [self._session.new(due, wanted.ttl, delay, deletes=False)]
+        since, hold_over_at = self._session.now, kernel.now() + wanted.min_hold
+        if wanted.min_hold:
+            keeps = min(wanted.min_hold / _LASTS, LONGEST_TTL)
+            sessions.append(self._session.new_or_longer(due, keeps))
+        detail = Detail(
+            wanted.token,
+            wanted.owner,
+            wanted.job_id,
+            wanted.slots,
+            wanted.ttl,
+            since,
+            since,
+            wanted.min_hold,
+            delay,
+            sessions[1] if wanted.min_hold else "",
+        )
+        words = [consul_session.lock(name, sessions[0], detail.written())]
+        if number in state.left:
+            left = state.left[number]
+            words = [consul_session.unchanged(left), consul_session.delete(name), *words]
+        else:
+            words = [consul_session.absent(name), *words]
+        if seat is not None:
+            waits = key(wanted.lock, WAIT, wanted.token)
+            own = consul_session.held(waits, seat.session)
+            words = [own, consul_session.delete(waits), *words]
+        try:
+            said = self._session.change(due, wanted.lock, *words)
+        except Conflict:
+            self._session.end(due, *sessions)
+            raise
+        self._forget_seat(wanted.token)
+        self._taken[wanted.token] = _Taken(name, sessions[0], detail, hold_over_at)
+        return Grant(wanted.lock, said[-1].fence, since)
+
+    def _sit_down(self, wanted: LeaseRequest, due: float) -> None:
+        """Be the last in the queue."""
+        asked_at = kernel.now()
+        session = self._session.new_or_longer(due, _ALIVE)
+        detail = Detail(wanted.token, wanted.owner, wanted.job_id, wanted.slots, _ALIVE)
+        written = consul_session.lock(
+            key(wanted.lock, WAIT, wanted.token), session, detail.written()
+        )
+        (mine,) = self._session.change(due, wanted.lock, written)
+        self._seats[wanted.token] = _Seat(mine.created, session, asked_at, None)
+
+    def _keeps_seat(self, wanted: LeaseRequest, due: float) -> bool:
+        """Show that we still wait; False: that was too late."""
+        seat, now = self._seats[wanted.token], kernel.now()
+        if now - seat.shown_at < _SHOW:
+            return True
+        if not self._session.renew(due, seat.session):
+            return False
+        self._seats[wanted.token] = seat._replace(shown_at=now)
+        return True
+
+    def _begins_to_watch(self, wanted: LeaseRequest, state: State, due: float) -> bool:
+        """Watch what we wait for; False: it has changed already.
+
+        That is the waiter right before us: that it gets a place, or leaves. The first one waits for
+        its place; with several, for any of them.
+        """
+        if state.before is not None:
+            target, index = Target(state.before.key, False), state.before.modified
+        elif wanted.slots == 1 and 0 in state.taken:
+            target, index = Target(state.taken[0].key, False), state.taken[0].modified
+        else:
+            places = key(wanted.lock, PLACE)
+            target = Target(places, True)
+            # What was deleted counts for the index as well, and no key tells of it.
+            told, index = self._session.below(due, places)
+            if {one.number: one for one in told} != state.taken | state.left:
+                return False
+        return not self._watches.begin(wanted.token, target, index, due)
+
+    def _forget_seat(self, token: str) -> None:
+        self._seats.pop(token, None)
+        self._watches.stop(token)
+
+    # ------------------------------------------------------------ what is ours
+
+    def _own(self, wanted: LeaseRequest, due: float) -> _Taken | None:
+        """What we hold, also when another process of this run took it."""
+        token = wanted.token
+        if token not in self._taken:
+            told = self._session.read(due, wanted.lock, key(wanted.lock, PLACE))
+            mine = next((one for one in told if holds(one, token)), None)
+            if mine is None or mine.detail is None:
+                return None
+            detail = mine.detail
+            rest = min(detail.since + detail.hold - self._session.now, detail.hold)
+            over_at = kernel.now() + rest
+            self._taken[token] = _Taken(mine.key, mine.session, detail, over_at)
+        return self._taken[token]
+
+    def _move(self, wanted: LeaseRequest, mine: _Taken, due: float) -> None:
+        """Have a session that is long enough lock the place: one cannot be made longer."""
+        session = self._session.new(due, wanted.ttl, mine.detail.delay, deletes=False)
+        detail = mine.detail._replace(ttl=wanted.ttl, renewed=self._session.now)
+        self._hand_over(wanted, mine, session, detail, due)
+        self._taken[wanted.token] = mine._replace(session=session, detail=detail)
+        self._session.end(due, mine.session)
+
+    def _hold_back(self, wanted: LeaseRequest, mine: _Taken, due: float) -> None:
+        """Have the session that ends with ``--min-hold`` lock the place."""
+        detail = mine.detail._replace(released=True)
+        self._hand_over(wanted, mine, mine.detail.keeps, detail, due)
+
+    def _hand_over(
+        self, wanted: LeaseRequest, mine: _Taken, session: str, detail: Detail, due: float
+    ) -> None:
+        self._session.change(
+            due,
+            wanted.lock,
+            consul_session.held(mine.name, mine.session),
+            consul_session.unlock(mine.name, mine.session),
+            consul_session.lock(mine.name, session, detail.written()),
+        )
+
+    # ------------------------------------------------------------ what is told
+
+    def _places(self, records: Iterable[Record], due: float) -> Iterator[Place]:
+        for one in records:
+            if one.kind == PLACE and self._is_taken(one, due):
+                yield place(one, self._session.now)
