@@ -1,10 +1,10 @@
 """Take secrets out of COMMAND lines, URLs and messages before they are stored or logged.
 
 What counts as a secret: the password of a URL; the value of an option, variable, URL parameter,
-connection string word, JSON member or HTTP header whose *name* looks like one; and what the
-patterns of the configuration match. A secret under an innocent name (``-pSECRET``,
-``-u user:secret``, a token as a URL's user but for Consul's) takes a pattern. In doubt more is hidden, not less:
-a stored line is for people to recognise, not to run again.
+connection string word, JSON member or HTTP header whose *name* looks like one; the user of Consul's
+URL; and what the patterns of the configuration match. A secret under an innocent name
+(``-pSECRET``, ``-u user:secret``, a token as another URL's user) takes a pattern. In doubt more is
+hidden, not less: a stored line is for people to recognise, not to run again.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ class Bounded:
         self._sock = sock
         self._left = left
         self._patient = True
+        self._open_streams = 0
+        self._closed = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
@@ -44,7 +46,23 @@ class Bounded:
     def makefile(self, *_mode: Any) -> io.BufferedReader[Any]:
         """A stream to read from, as http.client wants it."""
         self._stream = io.BufferedReader(_Stream(self))
+        self._open_streams += 1
         return self._stream
+
+    def close(self) -> None:
+        """Close it as sockets do: what a stream still has to read can be read.
+
+        http.client does so before it reads an answer after which the server closes.
+        """
+        self._closed = True
+        if not self._open_streams:
+            self._sock.close()
+
+    def stream_closed(self) -> None:
+        """A stream is done with it."""
+        self._open_streams -= 1
+        if self._closed:
+            self.close()
 
     def buffered(self) -> bytes:
         """What the stream has read ahead, or could without waiting; it stays there."""
@@ -95,6 +113,11 @@ class _Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         return self._bounded.read_into(buffer)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._bounded.stream_closed()
 
 
 _NOTHING_MORE: tuple[type[OSError], ...] = (BlockingIOError,)

@@ -84,7 +84,8 @@ class Http:
 
     def unavailable(self, said: str, keys: str = "") -> StoreUnavailable:
         """What an error means for people; ``keys`` is what those begin with that it is about."""
-        return gateway.unavailable(self._url, said, _REMEDIES, self._token, keys)
+        secret = self._token or read(self._url).token
+        return gateway.unavailable(self._url, said, _REMEDIES, secret, keys)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -123,7 +124,7 @@ def _answer(said: Said, path: str) -> Answer:
 _REMEDIES = (
     ("no cluster leader", "check that more than half of its servers run, and see each other"),
     ("no known consul servers", "check that the agent has joined, and that a server runs"),
-    ("acl not found", "check the token: Consul knows none like it, or not any more"),
+    ("acl not found", "this Consul does not know the token, or not any more"),
     ("permission denied", "give the token key_prefix guardrun/ write, and session_prefix write"),
     ("namespaces are", "take the namespace out of the URL"),
     ("no path to datacenter", "check the datacenter in the URL"),

@@ -119,9 +119,9 @@ class Members:
 
 def _reason(error: BaseException) -> str:
     """Why a connection failed, without the driver's objects around it."""
-    cause = getattr(error, "reason", None)
-    if isinstance(cause, BaseException):
-        return _reason(cause)
+    for cause in (getattr(error, "reason", None), *reversed(error.args)):
+        if isinstance(cause, BaseException):
+            return _reason(cause)
     strerror = getattr(error, "strerror", None)
     return str(strerror or error) or type(error).__name__
 
@@ -130,6 +130,7 @@ def _reason(error: BaseException) -> str:
 
 _TRY_AGAIN = "check the cluster and the way to it, then try again"
 _BUSY = "check that the server is not stopped or overloaded, and the way to it"
+_TLS = "check that it runs, and whether it speaks TLS ({0}s://) or not"
 _REMEDIES = (
     ("in time", _BUSY),
     ("timed out", _BUSY),
@@ -140,7 +141,9 @@ _REMEDIES = (
     ("no such file", "check the files that cacert, cert and key in the URL name"),
     ("certificate", "check the server's certificate, its name, and cacert, cert in the URL"),
     ("ssl", "check whether the server speaks TLS ({0}s://) or not ({0}://)"),
-    ("closed connection", "check that it runs, and whether it speaks TLS ({0}s://) or not"),
+    ("https server", _TLS),
+    ("closed connection", _TLS),
+    ("connection reset", _TLS),
 )
 
 

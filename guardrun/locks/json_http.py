@@ -164,6 +164,8 @@ class Wire:
     def close(self) -> None:
         """Let go of it."""
         self._made.close()
+        if self._stream is not None:
+            self._stream.close()
 
 
 def _said(answer: Any, text: bytes) -> Said:
