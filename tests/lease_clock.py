@@ -6,15 +6,23 @@ Fences and queues stay as they are; a waiter is taken to have asked again meanwh
 from __future__ import annotations
 
 import contextlib
-from typing import Protocol
+from collections import defaultdict
+from typing import TYPE_CHECKING, Protocol
 
 import redis
 from fleet import ask
-from lease_fleet import environment_url
-from lease_stores import Leases
+from lease_fleet import environment_url, wipe, wipe_consul
+from lease_stores import Leases, due
 
+from guardrun.locks import consul_keys, consul_session, etcd_keys, etcd_session
+from guardrun.locks.etcd_words import all_of, put, records
 from guardrun.locks.redis import keys_of
 from guardrun.postgres.leases import identity
+
+if TYPE_CHECKING:
+    from guardrun.locks.etcd_words import Word
+
+_HALF = 0.5
 
 
 class LeaseClock(Protocol):
@@ -81,8 +89,83 @@ class PostgresClock:
         """Nothing is kept."""
 
 
+class EtcdClock:
+    """What is stored is put on leases that end sooner, or goes with its own that ends now."""
+
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+        self._etcd = etcd_session.Session(leases.url)
+
+    def pass_by(self, lock: str, seconds: float) -> None:
+        said = self._etcd.transact(due(), lock, [], [all_of(etcd_keys.prefix(lock))])
+        by_lease: dict[int, list[etcd_keys.Record]] = defaultdict(list)
+        for one in records(said):
+            if one.kind == etcd_keys.ALIVE or one.granted:
+                by_lease[one.lease].append(one)
+        for lease, group in by_lease.items():
+            left = self._etcd.left(lease, due()) + _HALF - seconds  # it rounds down
+            if left > 0:
+                sooner = self._etcd.new_lease(left, due())
+                self._etcd.transact(due(), lock, [], [self._on(one, sooner) for one in group])
+            self._etcd.end({lease}, due())
+        forget(self._leases)
+
+    @staticmethod
+    def _on(one: etcd_keys.Record, lease: int) -> Word:
+        name = etcd_keys.key(one.lock, one.kind, one.token)
+        detail = one.detail and one.detail._replace(fence=one.fence)
+        return put(name, lease, detail.written() if detail else "")
+
+    def silence(self, lock: str, token: str) -> None:
+        wipe(self._leases.url, etcd_keys.key(lock, etcd_keys.ENTRY, token))
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._etcd.close()
+
+
+class ConsulClock:
+    """What is written of times is moved; a place that has lapsed goes, its lock-delay over."""
+
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+        self._consul = consul_session.Session(leases.url)
+
+    def pass_by(self, lock: str, seconds: float) -> None:
+        for one in self._consul.read(due(), lock, consul_keys.key(lock, consul_keys.PLACE)):
+            assert one.detail is not None
+            detail = one.detail._replace(
+                renewed=one.detail.renewed - seconds, hold=one.detail.hold - seconds
+            )
+            lapses, kept = detail.renewed + detail.ttl, detail.since + detail.hold
+            if (kept if detail.released else lapses) > self._consul.now:
+                said = {"Verb": "set", "Key": one.key, "Value": detail.written()}
+                self._consul.change(due(), lock, {"KV": said})
+            else:
+                self._consul.change(due(), lock, consul_session.delete(one.key))
+                self._consul.end(due(), one.session)
+        forget(self._leases)
+
+    def silence(self, lock: str, token: str) -> None:
+        wipe_consul(self._leases.url, consul_keys.key(lock, consul_keys.WAIT, token))
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._consul.close()
+
+
+def forget(leases: Leases) -> None:
+    """Have stores know nothing of what they hold but what is stored."""
+    for store in leases.opened:
+        store._taken.clear()
+
+
 def lease_clock(leases: Leases, direct: str) -> contextlib.AbstractContextManager[LeaseClock]:
     """That of the server behind these leases, which is at ``direct``."""
     if leases.kind == "redis":
         return contextlib.closing(RedisClock(direct))
+    if leases.kind == "etcd":
+        return contextlib.closing(EtcdClock(leases))
+    if leases.kind == "consul":
+        return contextlib.closing(ConsulClock(leases))
     return contextlib.closing(PostgresClock(leases.kind, direct))

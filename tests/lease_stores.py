@@ -97,8 +97,10 @@ class Leases(Protocol):
     """s; a shorter ttl lasts as long as that"""
     timed: bool
     """the fence is a moment of the server's clock; else it counts what has changed in it"""
-    passes_over: float
-    """s after which a waiter that has died without a word is passed over"""
+    opened: list[Any]
+    """what was opened here"""
+    lasts: float
+    """so many times its ttl a place is taken at most, after the last renewal of its lease"""
     names_next: bool
     """who is the first of the queue now is told, too, because it waits for something else then"""
 
@@ -135,7 +137,7 @@ class RedisStore:
     wakes = True
     least_ttl = 0.0
     timed = True
-    passes_over = 20.0
+    lasts = 1.0
     names_next = False
 
     def open(self) -> LeaseStore:
@@ -249,7 +251,7 @@ class ConsulStore(RedisStore):
     least_ttl = 1.0  # of the tests' short ones each lasts twice as long
     timed = False
     names_next = True
-    passes_over = 30.0  # a session of ten, which lasts twice as long
+    lasts = 2.5  # a session twice its TTL; then there is a lock-delay
 
 
 @dataclass
@@ -298,12 +300,12 @@ class PostgresLeaseStore:
     kind: str
     url: str = ""
     server: servers.Postgres | None = None
-    opened: list[LeaseStore] = field(default_factory=list)
+    opened: list[Any] = field(default_factory=list)
 
     ordered = True
     least_ttl = 0.0
     timed = True
-    passes_over = 20.0
+    lasts = 1.0
     names_next = False
 
     @property
@@ -343,8 +345,9 @@ class PostgresLeaseStore:
 
     def open(self) -> LeaseStore:
         """A store of its own."""
-        self.opened.append(opener(self.kind, self.url))
-        return self.opened[-1]
+        store = opener(self.kind, self.url)
+        self.opened.append(store)
+        return store
 
     def let_go(self) -> None:
         """Close what was opened here."""

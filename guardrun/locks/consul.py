@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from guardrun import kernel
 from guardrun.locks import consul_session
 from guardrun.locks.consul_keys import PLACE, PREFIX, WAIT, Detail, key
+from guardrun.locks.consul_queue import Queue
 from guardrun.locks.consul_session import LONGEST_DELAY, Conflict, Session
 from guardrun.locks.consul_state import State, agree, grant, holders, holds, place, waiting
-from guardrun.locks.consul_watch import Target, Watches
 from guardrun.locks.lease import LONGEST_TTL, check
 from guardrun.model import Grant, Place, Waiting
 
@@ -32,25 +32,10 @@ if TYPE_CHECKING:
     from guardrun.locks.consul_keys import Record
     from guardrun.model import LeaseRequest
 
-_ALIVE = 10.0
-"""s of a waiter's session, the shortest that there is"""
-_SHOW = 3.0
-"""s after which one that asks again shows that it still waits"""
 _ASK_SOON = 0.5
 _AT_ONCE = 0.001
 _LASTS = 2.0
 """how many times its TTL a session lasts that nobody renews, in every version of Consul"""
-
-
-class _Seat(NamedTuple):
-    """A waiter's own key."""
-
-    created: int
-    session: str
-    shown_at: float
-    """when its session was renewed, on CLOCK_BOOTTIME, or a bit earlier"""
-    before: str | None
-    """the key of the one right before it; empty: it is the first, ``None``: we have to look"""
 
 
 class _Taken(NamedTuple):
@@ -71,9 +56,8 @@ class ConsulLeases:
 
     def __init__(self, url: str) -> None:
         self._session = Session(url)
-        self._seats: dict[str, _Seat] = {}
+        self._queue = Queue(self._session)
         self._taken: dict[str, _Taken] = {}
-        self._watches = Watches(self._session)
 
     # ------------------------------------------------------------ the port
 
@@ -96,10 +80,10 @@ class ConsulLeases:
         check(wanted)
         delayed: set[int] = set()
         while True:
-            state = self._read(wanted, due)
+            state = self._state(wanted, *self._queue.read(wanted, due), due)
             if state.mine is not None:
                 if self.renew(wanted, due):
-                    self._forget_seat(wanted.token)
+                    self._queue.forget(wanted.token)
                     return grant(wanted, state.mine)
                 # What is there by our name is about to lapse, or is not ours.
                 return Waiting(holders(state), _ASK_SOON)
@@ -113,22 +97,20 @@ class ConsulLeases:
                         delayed.add(free[0])
             elif not wait:
                 return waiting(state, delayed)
-            elif wanted.token not in self._seats:
-                self._sit_down(wanted, due)
-            elif not self._keeps_seat(wanted, due):
+            elif not self._queue.has(wanted.token):
+                self._queue.sit_down(wanted, due)
+            elif not self._queue.keeps(wanted.token, due):
                 return Waiting(holders(state), _ASK_SOON)
-            elif self._begins_to_watch(wanted, state, due):
+            elif self._queue.passes(wanted, bool(free), state, due):
+                continue
+            elif self._queue.watches(wanted, state, due):
                 return waiting(state, delayed)
             else:
                 return waiting(state, delayed)._replace(ask_again=_AT_ONCE)
 
     def leave(self, wanted: LeaseRequest, due: float) -> None:
         """Stop waiting: the queue goes on without us."""
-        self._forget_seat(wanted.token)
-        name = key(wanted.lock, WAIT, wanted.token)
-        gone = self._session.read(due, wanted.lock, name)
-        self._session.change(due, wanted.lock, consul_session.delete(name))
-        self._session.end(due, *(one.session for one in gone if one.session))
+        self._queue.leave(wanted, due)
 
     def renew(self, wanted: LeaseRequest, due: float) -> bool:
         """Extend the lease to a full ttl from now; False: it is not ours, or not any more."""
@@ -178,7 +160,7 @@ class ConsulLeases:
 
     def wake_fd(self) -> int | None:
         """What is readable when it is worth asking again; ``None``: only ``ask_again`` counts."""
-        return self._watches.fileno()
+        return self._queue.fileno()
 
     def loss_fd(self) -> int | None:
         """Nothing tells: only the ttl counts."""
@@ -186,7 +168,7 @@ class ConsulLeases:
 
     def drain(self) -> None:
         """Read what made it readable; never blocks. Whatever it was, it means: ask again."""
-        self._watches.drain()
+        self._queue.drain()
 
     def holders(self, lock: str, due: float) -> tuple[Place, ...]:
         """The places of a lock that are taken, the oldest first."""
@@ -199,14 +181,14 @@ class ConsulLeases:
         yield from self._places(told, due)
 
     def take_away(self, lock: str, token: str, due: float) -> bool:
-        """End one holding, whoever has it; False: there is none.
+        """End one holding, whoever has it; False: there is none, or nothing but a lock-delay.
 
         The fence rises with that: every change of Consul's has an index of its own.
         """
         while True:
             told = self._session.read(due, lock, key(lock, PLACE))
             mine = next((one for one in told if one.token == token), None)
-            if mine is None:
+            if mine is None or not mine.session:
                 return False
             ended = {mine.session, mine.detail.keeps if mine.detail else ""} - {""}
             words = (consul_session.unchanged(mine), consul_session.delete(mine.key))
@@ -223,47 +205,19 @@ class ConsulLeases:
 
     def close(self) -> None:
         """Let go of everything."""
-        self._watches.close()
+        self._queue.close()
         self._session.close()
 
     # ------------------------------------------------------------ taking a place
 
-    def _read(self, wanted: LeaseRequest, due: float) -> State:
-        """What there is; of the queue, where one place is wanted, no more than is needed."""
-        lock, seat = wanted.lock, self._seats.get(wanted.token)
-        own = key(lock, WAIT, wanted.token)
-        queue = [key(lock, WAIT)]
-        if wanted.slots == 1 and seat is not None and seat.before is not None:
-            queue = [own, *([seat.before] if seat.before else [])]
-        told = self._session.read(due, lock, key(lock, PLACE), *queue)
-        waiters = sorted((one for one in told if one.kind == WAIT), key=lambda one: one.created)
-        mine = next((one for one in waiters if one.key == own and one.session), None)
-        if seat is not None and (mine is None or mine.created != seat.created):
-            self._forget_seat(wanted.token)  # it has lapsed
-            return self._read(wanted, due)
-        if seat is None and mine is not None:  # we were not told that we have it
-            self._seats[wanted.token] = _Seat(mine.created, mine.session, 0.0, None)
-            return self._read(wanted, due)
-        ahead = [one for one in waiters if mine is None or one.created < mine.created]
-        if seat is not None:
-            if seat.before and not ahead:  # there may be others
-                self._seats[wanted.token] = seat._replace(before=None)
-                return self._read(wanted, due)
-            before = ahead[-1].key if ahead else ""
-            self._seats[wanted.token] = seat._replace(before=before)
-        return self._state(wanted, told, ahead, due)
-
     def _state(
-        self, wanted: LeaseRequest, told: list[Record], ahead: list[Record], due: float
+        self, wanted: LeaseRequest, places: list[Record], ahead: list[Record], due: float
     ) -> State:
         taken: dict[int, Record] = {}
         left: dict[int, Record] = {}
-        mine = None
-        for one in told:
-            if one.kind == PLACE:
-                (taken if self._is_taken(one, due) else left)[one.number] = one
-                if holds(one, wanted.token):
-                    mine = one
+        for one in places:
+            (taken if self._is_taken(one, due) else left)[one.number] = one
+        mine = next((one for one in places if holds(one, wanted.token)), None)
         return State(mine, taken, left, ahead[-1] if ahead else None, len(ahead))
 
     def _is_taken(self, one: Record, due: float) -> bool:
@@ -276,7 +230,7 @@ class ConsulLeases:
 
         Its key is made anew, so that the index of its creation is that of this change.
         """
-        seat, name = self._seats.get(wanted.token), key(wanted.lock, PLACE, number)
+        name, waits = key(wanted.lock, PLACE, number), key(wanted.lock, WAIT, wanted.token)
         # Our renewals come every quarter of the ttl; another is for their answers, and for dying.
         delay = min(max(wanted.ttl / 4 * 2, wanted.min_hold - wanted.ttl), LONGEST_DELAY)
         sessions = [self._session.new(due, wanted.ttl, delay, deletes=False)]
@@ -302,62 +256,17 @@ class ConsulLeases:
             words = [consul_session.unchanged(left), consul_session.delete(name), *words]
         else:
             words = [consul_session.absent(name), *words]
-        if seat is not None:
-            waits = key(wanted.lock, WAIT, wanted.token)
-            own = consul_session.held(waits, seat.session)
+        if self._queue.has(wanted.token):
+            own = consul_session.held(waits, self._queue.session_of(wanted.token))
             words = [own, consul_session.delete(waits), *words]
         try:
             said = self._session.change(due, wanted.lock, *words)
         except Conflict:
             self._session.end(due, *sessions)
             raise
-        self._forget_seat(wanted.token)
+        self._queue.forget(wanted.token)
         self._taken[wanted.token] = _Taken(name, sessions[0], detail, hold_over_at)
         return Grant(wanted.lock, said[-1].fence, since)
-
-    def _sit_down(self, wanted: LeaseRequest, due: float) -> None:
-        """Be the last in the queue."""
-        asked_at = kernel.now()
-        session = self._session.new_or_longer(due, _ALIVE)
-        detail = Detail(wanted.token, wanted.owner, wanted.job_id, wanted.slots, _ALIVE)
-        written = consul_session.lock(
-            key(wanted.lock, WAIT, wanted.token), session, detail.written()
-        )
-        (mine,) = self._session.change(due, wanted.lock, written)
-        self._seats[wanted.token] = _Seat(mine.created, session, asked_at, None)
-
-    def _keeps_seat(self, wanted: LeaseRequest, due: float) -> bool:
-        """Show that we still wait; False: that was too late."""
-        seat, now = self._seats[wanted.token], kernel.now()
-        if now - seat.shown_at < _SHOW:
-            return True
-        if not self._session.renew(due, seat.session):
-            return False
-        self._seats[wanted.token] = seat._replace(shown_at=now)
-        return True
-
-    def _begins_to_watch(self, wanted: LeaseRequest, state: State, due: float) -> bool:
-        """Watch what we wait for; False: it has changed already.
-
-        That is the waiter right before us: that it gets a place, or leaves. The first one waits for
-        its place; with several, for any of them.
-        """
-        if state.before is not None:
-            target, index = Target(state.before.key, False), state.before.modified
-        elif wanted.slots == 1 and 0 in state.taken:
-            target, index = Target(state.taken[0].key, False), state.taken[0].modified
-        else:
-            places = key(wanted.lock, PLACE)
-            target = Target(places, True)
-            # What was deleted counts for the index as well, and no key tells of it.
-            told, index = self._session.below(due, places)
-            if {one.number: one for one in told} != state.taken | state.left:
-                return False
-        return not self._watches.begin(wanted.token, target, index, due)
-
-    def _forget_seat(self, token: str) -> None:
-        self._seats.pop(token, None)
-        self._watches.stop(token)
 
     # ------------------------------------------------------------ what is ours
 

@@ -190,9 +190,9 @@ class Session:
         return self.now
 
     def signs(self, lock: str, due: float) -> dict[str, str]:
-        """By token of a holder: a text that changes with every renewal."""
+        """By token of a holder: a text that changes with every renewal, and with nothing else."""
         told = self.read(due, lock, key(lock, PLACE))
-        return {one.token: str(one.modified) for one in told if one.session}
+        return {one.token: str(one.detail.renewed) for one in told if one.detail is not None}
 
     def close(self) -> None:
         """Let go of the connection."""

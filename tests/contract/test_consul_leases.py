@@ -104,6 +104,7 @@ class TestLosing:
         (held,) = two.holders(lock, due())
         assert held.released
         assert held.owner == first.owner
+        assert not two.take_away(lock, held.token, due()), "nobody can end a lock-delay"
         assert not one.renew(first, due())
         assert not one.release(first, due())
         assert busy(one.acquire(request(lock), False, due())).reason == DELAYED

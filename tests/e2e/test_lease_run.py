@@ -709,7 +709,7 @@ def test_guardrun_is_killed_with(fleet: LeaseFleet, lock: str, mark: str, also: 
     process.kill()
     begun = time.monotonic()
     no_survivors(mark)
-    eventually(lambda: not fleet.places(lock), TTL + 2, "a free lock")
+    eventually(lambda: not fleet.places(lock), TTL * fleet.leases.lasts + 2, "a free lock")
     if not (fleet.lapses and also == "keeper"):
         assert took(begun) < PROMPT
     finish(process)

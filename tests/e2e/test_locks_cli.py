@@ -637,7 +637,7 @@ def test_a_lease_that_lapses_meanwhile(fleet: Host, leases: Leases) -> None:
     """Then there is nothing to take away any more; who has the lock by then keeps it."""
     if not leases.lapses:
         pytest.skip("it has no ttl")
-    store, wanted = leases.open(), ask(lock_name(), ttl=4)
+    store, wanted = leases.open(), ask(lock_name(), ttl=4 / leases.lasts)
     granted(store.acquire(wanted, False, due()))
     process = fleet.start("unlock", wanted.lock, "--force")
     heir = ask(wanted.lock)
