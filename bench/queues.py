@@ -6,7 +6,6 @@ store, in the benchmark; what it asks is not counted.
 
 from __future__ import annotations
 
-import base64
 import json
 import urllib.request
 from functools import cached_property
@@ -109,7 +108,7 @@ class PostgresStore:
 
 
 class EtcdStore:
-    """An etcd: the queues of ``etcdctl lock`` in it."""
+    """An etcd: the queues of ``etcdctl lock`` and of guardrun in it."""
 
     counted = "gRPC messages received"
 
@@ -118,10 +117,20 @@ class EtcdStore:
 
     def queue(self, directory: Path) -> int:
         """How many wait: all whose keys are below the lock's, but the first."""
-        first, last = f"{directory.name}/", f"{directory.name}0"  # the character after "/"
-        asked = {"key": _coded(first), "range_end": _coded(last), "count_only": True}
+        return self._below(f"{directory.name}/".encode()) - 1
+
+    def entries(self, directory: Path) -> int:
+        """How many runs of guardrun wait: all that have an entry for this lock, but one."""
+        from guardrun.locks.etcd_keys import ENTRY, key
+
+        return self._below(key(directory.name, ENTRY)) - 1
+
+    def _below(self, first: bytes) -> int:
+        from guardrun.locks.etcd_keys import beyond, coded
+
+        asked = {"key": coded(first), "range_end": coded(beyond(first)), "count_only": True}
         request = urllib.request.Request(f"{self._address}/v3/kv/range", json.dumps(asked).encode())
-        return int(json.loads(_answer(request)).get("count", "0")) - 1
+        return int(json.loads(_answer(request)).get("count", "0"))
 
     def count(self) -> int:
         """All messages but those by which the queue is asked for."""
@@ -135,21 +144,32 @@ class EtcdStore:
 
 
 class ConsulStore:
-    """A Consul: the sessions of ``consul lock`` in it."""
+    """A Consul: the sessions of ``consul lock`` in it, and guardrun's queue."""
 
     counted = "HTTP requests answered"
 
     def __init__(self, address: str) -> None:
         self._address = address
+        self._asked = 0
 
     def queue(self, directory: Path) -> int:
         """How many wait: all that have a session for this lock, but one."""
         sessions = json.loads(_answer(f"{self._address}/v1/session/list"))
         return sum(f"at '{directory.name}'" in one["Name"] for one in sessions) - 1
 
+    def waiters(self, directory: Path) -> int:
+        """How many runs of guardrun wait."""
+        from guardrun.locks.consul_keys import WAIT, key
+
+        self._asked += 1
+        asked = [{"KV": {"Verb": "get-tree", "Key": key(directory.name, WAIT)}}]
+        body = json.dumps(asked).encode()
+        request = urllib.request.Request(f"{self._address}/v1/txn", body, method="PUT")
+        return len(json.loads(_answer(request))["Results"] or ())
+
     def count(self) -> int:
         """All requests but those by which queue and counters are asked for."""
-        return _sum(
+        return -self._asked + _sum(
             _answer(f"{self._address}/v1/agent/metrics?format=prometheus"),
             lambda name: (
                 name.startswith("consul_http_")
@@ -157,10 +177,6 @@ class ConsulStore:
                 and not any(ours in name for ours in ("session_list", "agent_metrics", "status"))
             ),
         )
-
-
-def _coded(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
 
 
 def _answer(asked: str | urllib.request.Request) -> str:

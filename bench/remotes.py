@@ -46,13 +46,16 @@ class Remotes:
             store.close()
 
 
+_KEPT = (RedisStore, PostgresStore)
+
+
 class _Lease(NamedTuple):
     """One way to keep guardrun's lock in a store."""
 
     name: str
     url: str
     queue: Callable[[Path], int]
-    store: RedisStore | PostgresStore
+    store: RedisStore | PostgresStore | EtcdStore | ConsulStore
     restless: str = ""
 
 
@@ -70,7 +73,7 @@ def find(scene: Scene, stores: Stores) -> Remotes:
         tuple(bare),
         tuple(_peers(scene, stores, programs)),
         tuple(name for name, path in programs.items() if path is None),
-        tuple(lease.store for lease in leases),
+        tuple(store for lease in leases if isinstance(store := lease.store, _KEPT)),
     )
 
 
@@ -87,6 +90,17 @@ def _leases(stores: Stores, database: str) -> Iterator[_Lease]:
         advisory = database.replace("postgresql:", "postgresql+advisory:", 1)
         restless = "looks at its session every 5 s"
         yield _Lease("advisory lock", advisory, postgres.advisory_queue, postgres, restless)
+    if stores.etcd:
+        etcd = EtcdStore(stores.etcd.url)
+        yield _Lease("etcd lease", _scheme(stores.etcd.url, "etcd"), etcd.entries, etcd)
+    if stores.consul:
+        consul = ConsulStore(stores.consul.url)
+        yield _Lease("Consul lease", _scheme(stores.consul.url, "consul"), consul.waiters, consul)
+
+
+def _scheme(url: str, scheme: str) -> str:
+    """The URL of a lease store that its own programs reach by ``url``."""
+    return f"{scheme}://{url.partition('://')[2]}"
 
 
 def _whole(scene: Scene, leases: list[_Lease], database: str) -> Iterator[Subject]:

@@ -245,7 +245,9 @@ class Place(NamedTuple):
     """s until the place is free unless it is renewed"""
     slots: int
     released: bool = False
-    """the run has ended; the place stays taken for ``min_hold`` alone"""
+    """the lease has ended; the place stays taken for ``min_hold`` alone, or ``delayed``"""
+    delayed: bool = False
+    """for a while the store gives nobody a place that was lost (Consul's lock-delay)"""
 
 
 # ---------------------------------------------------------------- what the ledger says

@@ -13,12 +13,11 @@ from guardrun.errors import StoreOutdated
 from guardrun.locks import listing
 from guardrun.locks.signs import open_signs
 from guardrun.locks.stores import open_leases
-from guardrun.model import FOREVER
+from guardrun.model import FOREVER, Place
 
 if TYPE_CHECKING:
     from guardrun.commands.stores import LockStores
     from guardrun.locks.listing import Held
-    from guardrun.model import Place
 
 HOST, DISTRIBUTED = "host", "distributed"
 SCOPES = (HOST, DISTRIBUTED)
@@ -46,7 +45,7 @@ class Holding(NamedTuple):
     expires_in: float | None
     """s until the place is free unless it is renewed; ``None``: it is not for time to end it"""
     released: bool
-    """the run has ended; a not-before time keeps the place"""
+    """the run has ended; a not-before time keeps the place, or the store's lock-delay"""
     at: Held | Place
     """where it was found"""
 
@@ -171,6 +170,11 @@ def _us(seconds: float | None) -> int | None:
 # ---------------------------------------------------------------- for people
 
 
+def keeper(one: Holding) -> str:
+    """What keeps a place whose lease has ended."""
+    return "lock-delay" if isinstance(one.at, Place) and one.at.delayed else "min-hold"
+
+
 def local(one: Holding) -> str:
     """Since when, as people read it."""
     since = _us(one.since)
@@ -182,7 +186,9 @@ def _holder(one: Holding) -> str:
 
 
 def _note(one: Holding) -> str:
-    return "min-hold" if one.released else "shared" if one.shared else ""
+    if one.released:
+        return keeper(one)
+    return "shared" if one.shared else ""
 
 
 def _lock(one: Holding) -> str:

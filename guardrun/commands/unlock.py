@@ -220,7 +220,8 @@ def _ask(lock: str, found: Sequence[Holding]) -> None:
 
 def _described(one: Holding) -> str:
     """How it is held, as a clause."""
-    how = "kept by the --min-hold of" if one.released else "held by"
+    kept = "lock-delay" if holdings.keeper(one) == "lock-delay" else "--min-hold"
+    how = f"kept by the {kept} of" if one.released else "held by"
     return f"{how} {_who(one)} since {holdings.local(one)}, in {one.scope} scope"
 
 

@@ -216,14 +216,9 @@ class ConsulLeases:
         taken: dict[int, Record] = {}
         left: dict[int, Record] = {}
         for one in places:
-            (taken if self._is_taken(one, due) else left)[one.number] = one
+            (taken if self._session.is_taken(due, one) else left)[one.number] = one
         mine = next((one for one in places if holds(one, wanted.token)), None)
         return State(mine, taken, left, ahead[-1] if ahead else None, len(ahead))
-
-    def _is_taken(self, one: Record, due: float) -> bool:
-        if one.session or one.detail is None:
-            return bool(one.session)
-        return self._session.delayed(due, one.key)
 
     def _take(self, wanted: LeaseRequest, number: int, state: State, due: float) -> Grant:
         """Take a place that is free. Raises ``Conflict``: somebody was faster, or we have lapsed.
@@ -312,5 +307,5 @@ class ConsulLeases:
 
     def _places(self, records: Iterable[Record], due: float) -> Iterator[Place]:
         for one in records:
-            if one.kind == PLACE and self._is_taken(one, due):
+            if one.kind == PLACE and self._session.is_taken(due, one):
                 yield place(one, self._session.now)

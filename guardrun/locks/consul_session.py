@@ -86,18 +86,20 @@ class Session:
         except Refused as refused:
             raise self._http.unavailable(str(refused), name) from None
 
-    def delayed(self, due: float, name: str) -> bool:
-        """Whether lock-delay is on a key that nobody has locked.
+    def is_taken(self, due: float, place: Record) -> bool:
+        """Whether a session has locked a place, or a lock-delay is on it.
 
-        Nothing tells, but who asks for it with a session that there is none of: Consul looks at the
-        delay first.
+        Nothing tells of that, but who asks for the key with a session that there is none of: Consul
+        looks at the delay first.
         """
+        if place.session or place.detail is None:
+            return bool(place.session)
         try:
-            said = self._http.ask(due, "PUT", f"kv/{name}", acquire=_NO_SESSION)
+            said = self._http.ask(due, "PUT", f"kv/{place.key}", acquire=_NO_SESSION)
         except Refused as refused:
             if "invalid session" in str(refused):
                 return False
-            raise self._http.unavailable(str(refused), name) from None
+            raise self._http.unavailable(str(refused), place.key) from None
         return said.body is False
 
     def _transact(
@@ -192,7 +194,8 @@ class Session:
     def signs(self, lock: str, due: float) -> dict[str, str]:
         """By token of a holder: a text that changes with every renewal, and with nothing else."""
         told = self.read(due, lock, key(lock, PLACE))
-        return {one.token: str(one.detail.renewed) for one in told if one.detail is not None}
+        details = [one.detail for one in told if one.detail is not None and one.session]
+        return {one.token: str(one.renewed) for one in details if not one.released}
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -59,6 +59,7 @@ def place(one: Record, now: float) -> Place:
         left,
         detail.slots,
         detail.released or not one.session,
+        not one.session,
     )
 
 

@@ -103,6 +103,7 @@ class TestLosing:
         assert said.ask_again <= 1
         (held,) = two.holders(lock, due())
         assert held.released
+        assert held.delayed
         assert held.owner == first.owner
         assert not two.take_away(lock, held.token, due()), "nobody can end a lock-delay"
         assert not one.renew(first, due())

@@ -607,10 +607,14 @@ def test_a_pid_that_is_another_runs_by_now(fleet: Host, leases: Leases) -> None:
         pytest.skip("it has no ttl")
     run = fleet.hold("--job", "j")
     own = job_id(time.time() - 3600)
-    wanted = request(lock_name(), ttl=3)._replace(owner=f"{HERE}:{run.pid}:{own}", job_id=own)
+    wanted = request(lock_name(), ttl=3 / leases.lasts)._replace(
+        owner=f"{HERE}:{run.pid}:{own}", job_id=own
+    )
     granted(leases.open().acquire(wanted, False, due()))
     *_, last = said(fleet.run("unlock", wanted.lock, "--force"))
-    assert last == f"the lock {wanted.lock!r} is free"
+    free = f"the lock {wanted.lock!r} is free"
+    # Consul gives a lease that has ended to nobody for a while.
+    assert last == free or (leases.kind == "consul" and "kept by the lock-delay of" in last)
     finish(run)
 
 
@@ -644,7 +648,10 @@ def test_a_lease_that_lapses_meanwhile(fleet: Host, leases: Leases) -> None:
     eventually(lambda: hasattr(store.acquire(heir, False, due()), "fence"), what="a lapse")
     lines = said(finish(process))
     assert lines[0] == f"not taken away: it was not {wanted.owner}'s any more"
-    assert heir.owner in lines[1]
+    # Consul gives a lease that has ended to nobody for a while.
+    assert heir.owner in lines[1] or (
+        leases.kind == "consul" and f"kept by the lock-delay of {wanted.owner}" in lines[1]
+    )
     assert store.renew(heir, due())
 
 

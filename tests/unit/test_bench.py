@@ -315,7 +315,7 @@ def test_every_store_is_measured_with_and_without_a_ledger(monkeypatch: pytest.M
     assert len({one.name for one in every}) == len(every)
     assert all(one.is_remote and one.counted for one in every)
     schemes = {one.environ["GUARDRUN_LEASE_URL"].partition(":")[0] for one in found.bare}
-    assert schemes == {"redis", "postgresql", "postgresql+advisory"}
+    assert schemes == {"redis", "postgresql", "postgresql+advisory", "etcd", "consul"}
     assert [one.name for one in found.whole if one.full and one.ledger]
     assert remotes.CONSUL in {one.name for one in found.peers}
 
