@@ -143,7 +143,7 @@ class ConsulLeases:
             if mine is None:
                 return False
             try:
-                # The key first: what a session still has when it ends is not free at once.
+                # The key first: what a session still has at its end gets a lock-delay.
                 if kernel.now() < mine.hold_over_at:
                     self._hold_back(wanted, mine, due)
                 else:

@@ -367,6 +367,25 @@ class TestFence:
 
 
 class TestWaiting:
+    def test_somebody_was_faster(
+        self, shared: ConsulStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who found the lock free, and comes second, is told who has it, and leaves nothing."""
+        one, two = shared.open(), shared.open()
+        first, second = [request(lock) for lock in [lock_name()] * 2]
+        new = Session.new
+
+        def meanwhile(self: Session, *words: Any, **more: Any) -> str:
+            monkeypatch.setattr(Session, "new", new)
+            granted(two.acquire(second, False, due()))
+            return new(self, *words, **more)
+
+        monkeypatch.setattr(Session, "new", meanwhile)
+        said = busy(one.acquire(first, False, due()))
+        assert [holder.owner for holder in said.holders] == [second.owner]
+        assert two.renew(second, due())
+        assert [one.token for one in below(shared.url, prefix(first.lock))] == [second.token]
+
     def test_an_index_that_went_back(self, shared: ConsulStore) -> None:
         """A watch for an index that is still to come is begun anew: Consul has begun anew."""
         store = shared.open()

@@ -547,19 +547,6 @@ def test_refused_by_one_asks_the_next() -> None:
         store.close()
 
 
-def test_the_extra_is_not_installed(host: Host, tmp_path: Path) -> None:
-    """64, and one line with the command that installs it; nothing is executed."""
-    blocked = tmp_path / "blocked"
-    (blocked / "urllib3").mkdir(parents=True)
-    (blocked / "urllib3" / "__init__.py").write_text("raise ImportError('blocked')\n")
-    env = {"GUARDRUN_LEASE_URL": "etcd://127.0.0.1:1", "PYTHONPATH": str(blocked)}
-    result = host.run("--scope", "distributed", "--lock", "a", "--", host.job, env=env)
-    assert result.code == 64, result
-    (line,) = result.stderr.decode().splitlines()
-    assert "pip install 'guardrun[etcd]'" in line
-    assert host.executions() == []
-
-
 def test_clock_of_the_server(shared: EtcdStore) -> None:
     """When a lease began is told by the member's clock: its second is what counts."""
     gateway = Gateway(shared.url)

@@ -21,7 +21,7 @@ from lease_stores import (
     run_workers,
 )
 from servers import free_port
-from support import eventually
+from support import Host, eventually
 
 from guardrun import kernel
 from guardrun.errors import ConfigError, StoreUnavailable, UsageError
@@ -699,3 +699,17 @@ class TestUnreachable:
                     return False
 
             eventually(over, 30, "the lock")
+
+
+@pytest.mark.parametrize("kind", ["etcd", "consul"])
+def test_the_extra_is_not_installed(host: Host, tmp_path: Path, kind: str) -> None:
+    """64, and one line with the command that installs it; nothing is executed."""
+    blocked = tmp_path / "blocked"
+    (blocked / "urllib3").mkdir(parents=True)
+    (blocked / "urllib3" / "__init__.py").write_text("raise ImportError('blocked')\n")
+    env = {"GUARDRUN_LEASE_URL": f"{kind}://127.0.0.1:1", "PYTHONPATH": str(blocked)}
+    result = host.run("--scope", "distributed", "--lock", "a", "--", host.job, env=env)
+    assert result.code == 64, result
+    (line,) = result.stderr.decode().splitlines()
+    assert f"pip install 'guardrun[{kind}]'" in line
+    assert host.executions() == []

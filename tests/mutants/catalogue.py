@@ -8,6 +8,7 @@ _LEASES = "tests/contract/test_leases.py"
 _LEDGER = "tests/contract/test_ledger.py"
 _PG_LEDGER = "tests/contract/test_postgres_ledger.py"
 _PG_LEASES = "tests/contract/test_postgres_leases.py"
+_CONSUL = "tests/contract/test_consul_leases.py"
 _LOCK = "tests/e2e/test_lock.py"
 _LEDGER_CLI = "tests/e2e/test_ledger_cli.py"
 _BOTH = "tests/e2e/test_lease_and_ledger.py"
@@ -312,6 +313,30 @@ MUTANTS = (
         "     WHERE held.id = %(key_id)s AND NOT EXISTS (SELECT FROM done)\n",
         "The same in Postgres.",
         (f"{_LEDGER}::test_a_stale_finish_completes_its_row_and_leaves_the_key[postgres]",),
+    ),
+    Mutant(
+        "session ended before its place is given back",
+        "guardrun/locks/consul.py",
+        "                # The key first: what a session still has at its end gets a lock-delay.\n",
+        "                self._session.end(due, mine.session)\n",
+        "Consul's lock-delay keeps every lock from the next holder, after every run.",
+        (f"{_CONSUL}::TestSessions::test_its_own",),
+    ),
+    Mutant(
+        "no lock-delay",
+        "guardrun/locks/consul_session.py",
+        '            "LockDelay": _milliseconds(min(delay, LONGEST_DELAY)),\n',
+        '            "LockDelay": _milliseconds(0.0),\n',
+        "Who is next runs beside a COMMAND whose session was invalidated, until that notices.",
+        (f"{_CONSUL}::TestLosing::test_nobody_before_it_is_dead",),
+    ),
+    Mutant(
+        "a place made anew whoever has it",
+        "guardrun/locks/consul.py",
+        "            words = [consul_session.absent(name), *words]\n",
+        "            words = [consul_session.delete(name), *words]\n",
+        "Of two that find the lock free at once, the second takes it from the first.",
+        (f"{_CONSUL}::TestWaiting::test_somebody_was_faster",),
     ),
     Mutant(
         "budget checked, then incremented",
