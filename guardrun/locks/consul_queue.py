@@ -34,8 +34,6 @@ class _Seat(NamedTuple):
     """when its session was renewed, on CLOCK_BOOTTIME, or a bit earlier"""
     before: str | None
     """the key of the one right before it; empty: it is the first, ``None``: we have to look"""
-    passes_at: float = float("inf")
-    """when the one before has not come for too long, on CLOCK_BOOTTIME"""
 
 
 class Queue:
@@ -87,8 +85,8 @@ class Queue:
         if wanted.slots == 1 and seat is not None and seat.before is not None:
             queue = [own, *([seat.before] if seat.before else [])]
         told = self._session.read(due, lock, key(lock, PLACE), *queue)
-        waiters = sorted((one for one in told if one.kind == WAIT), key=lambda one: one.created)
-        mine = next((one for one in waiters if one.key == own and one.session), None)
+        waiters = _in_order(told)
+        mine = next((one for one in waiters if one.key == own), None)
         if seat is not None and (mine is None or mine.created != seat.created):
             self.forget(wanted.token)  # it has lapsed
             return self.read(wanted, due)
@@ -112,8 +110,9 @@ class Queue:
         written = consul_session.lock(
             key(wanted.lock, WAIT, wanted.token), session, detail.written()
         )
-        (mine,) = self._session.change(due, wanted.lock, written)
-        self._seats[wanted.token] = _Seat(mine.created, session, asked_at, None)
+        with suppress(Conflict):  # somebody has ended that session already
+            (mine,) = self._session.change(due, wanted.lock, written)
+            self._seats[wanted.token] = _Seat(mine.created, session, asked_at, None)
 
     def keeps(self, token: str, due: float) -> bool:
         """Show that we still wait; False: that was too late."""
@@ -135,7 +134,7 @@ class Queue:
         ahead: list[Record] = []
         if free and state.before is not None:
             queue = self._session.read(due, wanted.lock, key(wanted.lock, WAIT))
-            ahead = [one for one in queue if one.created < seat.created]
+            ahead = [one for one in _in_order(queue) if one.created < seat.created]
         if len(ahead) != 1:
             self._late.pop(wanted.token, None)
             return False
@@ -175,3 +174,9 @@ class Queue:
         self._seats.pop(token, None)
         self._late.pop(token, None)
         self._watches.stop(token)
+
+
+def _in_order(told: list[Record]) -> list[Record]:
+    """Who waits, first come first; a key without a session is nobody's, somebody has freed it."""
+    found = (one for one in told if one.kind == WAIT and one.session)
+    return sorted(found, key=lambda one: one.created)

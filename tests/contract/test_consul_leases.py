@@ -240,6 +240,42 @@ class TestLosing:
         busy(two.acquire(second, True, due()))
         granted(three.acquire(third, True, due()))
 
+    def test_freed_in_the_queue(self, shared: ConsulStore) -> None:
+        """A waiter's key that is released by hand keeps nobody from the lock, and it waits anew."""
+        one, two, three = [shared.open() for _ in range(3)]
+        lock = lock_name()
+        first, second, third = [request(lock) for _ in range(3)]
+        granted(one.acquire(first, False, due()))
+        busy(two.acquire(second, True, due()))
+        (waits,) = below(shared.url, key(lock, WAIT))
+        by_hand(shared.url, "PUT", f"kv/{waits.key}", release=waits.session)
+        assert one.release(first, due())
+        granted(three.acquire(third, False, due()))
+        busy(two.acquire(second, True, due()))
+        assert three.release(third, due())
+        granted(two.acquire(second, True, due()))
+
+    def test_ended_while_sitting_down(
+        self, shared: ConsulStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A waiter whose session was ended before it had its key gets another one."""
+        one, two = shared.open(), shared.open()
+        first, second = [request(lock) for lock in [lock_name()] * 2]
+        granted(one.acquire(first, False, due()))
+        new = Session.new_or_longer
+
+        def ended(self: Session, *words: Any) -> str:
+            monkeypatch.setattr(Session, "new_or_longer", new)
+            session = new(self, *words)
+            self.end(due(), session)
+            return session
+
+        monkeypatch.setattr(Session, "new_or_longer", ended)
+        busy(two.acquire(second, True, due()))
+        assert one.release(first, due())
+        assert _ready(two.wake_fd(), 10)
+        granted(two.acquire(second, True, due()))
+
     def test_moved_without_an_answer(
         self, shared: ConsulStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
