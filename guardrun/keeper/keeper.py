@@ -220,8 +220,9 @@ class Keeper:
         return self._stores.leases
 
     def _spared(self, due: float) -> float:
-        """Until when the ledger may keep us busy: the lock must be renewed meanwhile."""
-        return due if self._place is None else min(due, spared(self._place.needed_at))
+        """Until when the ledger may keep us busy: what is held must be renewed meanwhile."""
+        held = (holding for holding in (self._place, self._claim) if holding is not None)
+        return min([due, *(spared(holding.needed_at) for holding in held)])
 
     # ------------------------------------------------------------ the lock
 

@@ -86,7 +86,7 @@ MUTANTS = (
     Mutant(
         "patience beyond the term",
         "guardrun/keeper/keeper.py",
-        "        return due if self._place is None else min(due, spared(self._place.needed_at))\n",
+        "        return min([due, *(spared(holding.needed_at) for holding in held)])\n",
         "        return due\n",
         "A ledger that hangs keeps the keeper from renewing the lease, and costs COMMAND its life.",
         (f"{_BOTH}::test_the_lease_lasts_until_the_outcome_is_kept",),
