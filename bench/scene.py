@@ -53,7 +53,7 @@ def install(place: Path) -> str:
     python = venv / "bin" / "python"
     _must([sys.executable, "-m", "venv", "--without-pip", str(venv)], env)
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check"]
-    _must([*pip, "install", "--quiet", str(_REPOSITORY)], env)
+    _must([*pip, "install", "--quiet", f"{_REPOSITORY}[consul,etcd]"], env)
     return str(venv / "bin" / "guardrun")
 
 
