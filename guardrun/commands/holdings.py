@@ -72,8 +72,9 @@ def read_leases(where: LockStores, lock: str | None = None) -> list[Holding]:
 
     def ask(due: float) -> list[Holding]:
         now = signs.clock(due)
+        here = kernel.now()  # before we look: that may take a while, and makes no lease younger
         places = leases.locks(due) if lock is None else leases.holders(lock, due)
-        return oldest_first(_of_store(place, now) for place in places)
+        return oldest_first(_of_store(place, now, here) for place in places)
 
     try:
         return stores.patiently(where, ask)
@@ -103,7 +104,7 @@ def _of_host(one: Held, now: float) -> Holding:
         owner=one.holder.owner if one.holder else None,
         job_id=one.holder.job_id if one.holder else None,
         since=one.since,
-        begun=None if one.since is None else _begun(one.since, now),
+        begun=None if one.since is None else _begun(one.since, now, kernel.now()),
         fence=one.fence,
         expires_in=one.hold.remaining(now) if one.hold else None,
         released=one.hold is not None,
@@ -111,7 +112,7 @@ def _of_host(one: Held, now: float) -> Holding:
     )
 
 
-def _of_store(place: Place, now: float) -> Holding:
+def _of_store(place: Place, now: float, here: float) -> Holding:
     return Holding(
         lock=place.lock,
         scope=DISTRIBUTED,
@@ -120,7 +121,7 @@ def _of_store(place: Place, now: float) -> Holding:
         owner=place.owner,
         job_id=place.job_id,
         since=place.since,
-        begun=_begun(place.since, now),
+        begun=_begun(place.since, now, here),
         fence=place.fence,
         expires_in=None if place.expires_in == FOREVER else place.expires_in,
         released=place.released,
@@ -128,9 +129,9 @@ def _of_store(place: Place, now: float) -> Holding:
     )
 
 
-def _begun(since: float, now: float) -> float:
-    """``now`` is the present by the clock that ``since`` was read from."""
-    return kernel.now() - max(now - since, 0.0)
+def _begun(since: float, now: float, here: float) -> float:
+    """``now`` and ``here`` are one moment: by the clock of ``since``, and by ours."""
+    return here - max(now - since, 0.0)
 
 
 def oldest_first(found: Iterable[Holding]) -> list[Holding]:
