@@ -101,6 +101,8 @@ class Leases(Protocol):
     """what was opened here"""
     lasts: float
     """so many times its ttl a place is taken at most, after the last renewal of its lease"""
+    lapse_wakes: bool
+    """nobody is told when a lease will lapse, and who waits for it is woken when it does"""
     names_next: bool
     """who is the first of the queue now is told, too, because it waits for something else then"""
 
@@ -138,6 +140,7 @@ class RedisStore:
     least_ttl = 0.0
     timed = True
     lasts = 1.0
+    lapse_wakes = False
     names_next = False
 
     def open(self) -> LeaseStore:
@@ -198,6 +201,7 @@ class EtcdStore(RedisStore):
     url: str = field(default_factory=servers.etcd_url)
 
     kind = "etcd"
+    lapse_wakes = True
     least_ttl = 3.0  # two, and half of one until it looks
     timed = False
 
@@ -250,6 +254,7 @@ class ConsulStore(RedisStore):
     kind = "consul"
     least_ttl = 1.0  # of the tests' short ones each lasts twice as long
     timed = False
+    lapse_wakes = True
     names_next = True
     lasts = 2.5  # a session twice its TTL; then there is a lock-delay
 
@@ -306,6 +311,7 @@ class PostgresLeaseStore:
     least_ttl = 0.0
     timed = True
     lasts = 1.0
+    lapse_wakes = False
     names_next = False
 
     @property

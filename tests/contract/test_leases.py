@@ -30,9 +30,6 @@ from guardrun.model import Grant, LeaseRequest
 if TYPE_CHECKING:
     from guardrun.ports import LeaseStore
 
-WAKING = ("etcd", "consul")
-"""stores that tell nobody when a lease will lapse, and wake who waits for it when it does"""
-
 ODD_NAMES = [
     "a b",
     "{x}",
@@ -247,7 +244,7 @@ class TestLapse:
         first = request(lock_name(), ttl=0.4)
         granted(one.acquire(first, False, due()))
         said = busy(two.acquire(request(first.lock), True, due()))
-        assert _readable(two, 10) if lapsing.kind in WAKING else said.ask_again <= 0.4
+        assert _readable(two, 10) if lapsing.lapse_wakes else said.ask_again <= 0.4
 
     @pytest.mark.parametrize("ttl", [0.0, -1.0, 86401.0, float("inf"), float("nan")])
     def test_bounds(self, lapsing: Leases, ttl: float) -> None:
@@ -492,7 +489,7 @@ class TestMinHold:
         assert one.release(first, due())
         said = busy(two.acquire(second, True, due()))
         assert [who.owner for who in said.holders] == [first.owner]
-        assert _readable(two, 10) if lapsing.kind in WAKING else said.ask_again <= 1.0
+        assert _readable(two, 10) if lapsing.lapse_wakes else said.ask_again <= 1.0
         after = await_grant(two, second, 15)
         assert after.since - grant.since >= 1.0
 

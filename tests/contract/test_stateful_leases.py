@@ -296,8 +296,8 @@ class LeaseMachine(RuleBasedStateMachine):
         waiting = self.waiting
         for actor in waiting:
             fd = actor.store.wake_fd()
-            if self.leases.names_next and fd is not None and select.select([fd], [], [], 0)[0]:
-                actor.told = True  # for another reason; whoever is told asks, and is told anew
+            if self.leases.lapse_wakes and fd is not None and select.select([fd], [], [], 0)[0]:
+                actor.told = True  # of a lapse, or that it is next; who asks is told anew
             actor.store.drain()
         self.model.woken.clear()
         yield
