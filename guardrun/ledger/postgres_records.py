@@ -15,7 +15,7 @@ import psycopg
 
 from guardrun import kernel, sql
 from guardrun.digest import sha256
-from guardrun.ledger.records import AttemptRecord, KeyRecord, run_record
+from guardrun.ledger.records import AttemptRecord, JobRecord, KeyRecord, RunFacts, run_record
 from guardrun.ledger.rows import CUT_OFF, microseconds
 from guardrun.ledger.text import plain
 from guardrun.postgres.connection import connect, unavailable
@@ -115,6 +115,16 @@ class PostgresRecords:
             return bytes(stdout), bytes(stderr)
         return None
 
+    def jobs(self, since: float) -> tuple[JobRecord, ...]:
+        """Every job; of budgets what was spent after ``since``."""
+        rows = self._read(_SQL["jobs"], {"since": microseconds(since)})
+        return tuple(JobRecord(*row) for row in rows)
+
+    def latest(self, job: str, since: float, last: int) -> tuple[RunFacts, ...]:
+        """The newest ``last`` runs of a job that started at ``since`` or later, newest first."""
+        values = {"job": plain(job), "since": microseconds(since), "last": last}
+        return tuple(RunFacts(*row) for row in self._read(_SQL["latest_runs"], values))
+
     def keys(self, state: str | None, limit: int) -> Iterator[KeyRecord]:
         """Keys, the latest claimed first; at most ``limit``, 0 for all."""
         if state is None:
@@ -203,6 +213,8 @@ def _conditions(wanted: Filter) -> tuple[list[str], dict[str, Any]]:
         if instant is not None:
             names.append(name)
             values[name] = microseconds(instant)
+    if wanted.for_good:
+        names.append("for_good")
     return names, values
 
 

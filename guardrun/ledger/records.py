@@ -21,6 +21,9 @@ class Filter(NamedTuple):
     result: str | None = None
     since: float | None = None
     until: float | None = None
+    for_good: bool = False
+    """only what ended badly, and has not been made good: no later success of its key, or, where it
+    had none, of its job"""
 
 
 class RunRecord(NamedTuple):
@@ -71,6 +74,30 @@ class AttemptRecord(NamedTuple):
     reason: str | None
 
 
+class JobRecord(NamedTuple):
+    """One job."""
+
+    job: str
+    last_success_at: int | None
+    """when its last successful run ended, whenever that was"""
+    budget_spent: int
+    """retries charged to ``--retry-budget`` that the ledger still counts"""
+
+
+class RunFacts(NamedTuple):
+    """What of a run counts in statistics; units as in ``RunRecord``."""
+
+    job_id: str
+    result: str
+    started_at: int
+    duration: int | None
+    lock_wait: int | None
+    queue_lag: int | None
+    attempts: int
+    lockless: bool
+    """it wanted a lock and never had it"""
+
+
 class KeyRecord(NamedTuple):
     """One key, as the ledger decides about it now; units as in ``RunRecord``."""
 
@@ -112,6 +139,12 @@ class Records(Protocol):
 
     def output(self, job_id: str) -> tuple[bytes, bytes] | None:
         """What a run wrote, if it was captured."""
+
+    def jobs(self, since: float) -> tuple[JobRecord, ...]:
+        """Every job; of budgets what was spent after ``since``."""
+
+    def latest(self, job: str, since: float, last: int) -> tuple[RunFacts, ...]:
+        """The newest ``last`` runs of a job that started at ``since`` or later, newest first."""
 
     def keys(self, state: str | None, limit: int) -> Iterator[KeyRecord]:
         """Keys, the latest claimed first; at most ``limit``, 0 for all."""

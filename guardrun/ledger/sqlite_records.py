@@ -8,7 +8,7 @@ import time
 
 from guardrun import sql
 from guardrun.ledger.live import LiveFile
-from guardrun.ledger.records import AttemptRecord, KeyRecord, run_record
+from guardrun.ledger.records import AttemptRecord, JobRecord, KeyRecord, RunFacts, run_record
 from guardrun.ledger.rows import CUT_OFF
 from guardrun.ledger.sqlite_file import (
     SCHEMA,
@@ -69,7 +69,9 @@ class SqliteRecords:
         """Runs, newest first, read as they are asked for."""
         conditions, values = _conditions(wanted)
         for record in self._select(conditions, values):
-            if wanted.result in (None, record.result):
+            if wanted.result not in (None, record.result):
+                continue
+            if not (wanted.for_good and record.result == "running"):
                 yield record
 
     def find(self, part: str) -> tuple[str, ...]:
@@ -94,6 +96,32 @@ class SqliteRecords:
         for stdout, stderr in self._rows(_SQL["output"], {"job_id": job_id}):
             return stdout, stderr
         return None
+
+    def jobs(self, since: float) -> tuple[JobRecord, ...]:
+        """Every job; of budgets what was spent after ``since``."""
+        rows = self._rows(_SQL["jobs"], {"since": round(since * 1e6)})
+        return tuple(JobRecord(*row) for row in rows)
+
+    def latest(self, job: str, since: float, last: int) -> tuple[RunFacts, ...]:
+        """The newest ``last`` runs of a job that started at ``since`` or later, newest first."""
+        values = {"job": plain(job), "since": round(since * 1e6), "last": last}
+        found = [RunFacts(*row) for row in self._rows(_SQL["latest_runs"], values)]
+        return tuple(
+            self._run_facts(facts) if facts.result == "running" else facts for facts in found
+        )
+
+    def _run_facts(self, facts: RunFacts) -> RunFacts:
+        """A run that the ledger has as running, as it is."""
+        record = self.run(facts.job_id)
+        if record is None:
+            return facts
+        return facts._replace(
+            result=record.result,
+            duration=record.duration,
+            lock_wait=record.lock_wait,
+            attempts=record.attempts,
+            lockless=record.lock is not None and not record.held,
+        )
 
     def keys(self, state: str | None, limit: int) -> Iterator[KeyRecord]:
         """Keys, the latest claimed first; at most ``limit``, 0 for all."""
@@ -183,6 +211,8 @@ def _conditions(wanted: Filter) -> tuple[list[str], dict[str, object]]:
         if instant is not None:
             names.append(name)
             values[name] = round(instant * 1e6)
+    if wanted.for_good:
+        names.append("for_good")
     return names or ["all"], values
 
 

@@ -61,6 +61,62 @@ started_at >= timestamptz 'epoch' + %(since)s * interval '1 microsecond'
 -- name: until
 started_at < timestamptz 'epoch' + %(until)s * interval '1 microsecond'
 
+-- name: for_good
+-- Ended badly, and nothing has succeeded in its place: the key, or without one the job. The first
+-- condition lets runs_by_result serve, and each probe is one look into runs_by_key or runs_by_job.
+result IN ('failed', 'timeout', 'lease_lost', 'interrupted', 'running') AND result <> 'success'
+AND (result <> 'running' OR alive_until <= clock_timestamp())
+AND CASE WHEN key_id IS NULL
+         THEN NOT EXISTS (SELECT FROM guardrun.runs AS later
+                           WHERE left(later.job, 128) = left(runs.job, 128)
+                             AND later.job = runs.job AND later.started_at > runs.started_at
+                             AND later.result = 'success')
+         ELSE NOT EXISTS (SELECT FROM guardrun.runs AS later
+                           WHERE later.key_id = runs.key_id AND later.started_at > runs.started_at
+                             AND later.result = 'success')
+    END
+
+-- name: jobs
+-- Every job once, by as many steps through runs_by_job as there are jobs. (Jobs whose names begin
+-- with the same 128 characters are told apart by a look at all of their runs.)
+WITH RECURSIVE beginnings (beginning) AS (
+    (SELECT left(job, 128) FROM guardrun.runs ORDER BY left(job, 128) LIMIT 1)
+     UNION ALL
+    SELECT (SELECT left(job, 128) FROM guardrun.runs
+             WHERE left(job, 128) > beginning ORDER BY left(job, 128) LIMIT 1)
+      FROM beginnings
+     WHERE beginning IS NOT NULL
+), jobs (job) AS (
+    SELECT beginning FROM beginnings WHERE length(beginning) < 128
+     UNION
+    SELECT job FROM beginnings JOIN guardrun.runs ON left(job, 128) = beginning
+     WHERE length(beginning) = 128
+)
+SELECT job,
+       (SELECT (extract(epoch FROM finished_at) * 1000000)::bigint FROM guardrun.runs
+         WHERE left(runs.job, 128) = left(jobs.job, 128) AND runs.job = jobs.job
+           AND result = 'success'
+         ORDER BY started_at DESC, id DESC LIMIT 1),
+       (SELECT coalesce(sum(spent), 0)::bigint FROM guardrun.budgets
+         WHERE job_digest = sha256(convert_to(jobs.job, 'UTF8'))
+           AND spent_at > timestamptz 'epoch' + %(since)s * interval '1 microsecond')
+  FROM jobs
+
+-- name: latest_runs
+-- A job's newest runs that started in time. Served by runs_by_job.
+SELECT job_id::text,
+       CASE WHEN result = 'running' AND alive_until <= clock_timestamp() THEN 'interrupted'
+            ELSE result
+        END,
+       (extract(epoch FROM started_at) * 1000000)::bigint, duration_us, lock_wait_us,
+       (extract(epoch FROM started_at - enqueued_at) * 1000000)::bigint, attempts,
+       lock IS NOT NULL AND NOT held
+  FROM guardrun.runs
+ WHERE left(job, 128) = left(%(job)s, 128) AND job = %(job)s
+   AND started_at >= timestamptz 'epoch' + %(since)s * interval '1 microsecond'
+ ORDER BY started_at DESC, id DESC
+ LIMIT %(last)s
+
 -- name: find_prefix
 SELECT job_id::text FROM guardrun.runs
  WHERE job_id BETWEEN %(first)s::uuid AND %(last)s::uuid

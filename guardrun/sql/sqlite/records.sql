@@ -38,6 +38,44 @@ started_at >= :since
 -- name: until
 started_at < :until
 
+-- name: for_good
+-- Ended badly, and nothing has succeeded in its place: the key, or without one the job. The first
+-- condition lets runs_by_result serve, and each probe is one look into runs_by_key or runs_by_job.
+result IN ('failed', 'timeout', 'lease_lost', 'interrupted', 'running') AND result <> 'success'
+AND CASE WHEN key IS NULL
+         THEN NOT EXISTS (SELECT 1 FROM runs AS later
+                           WHERE later.job = runs.job AND later.started_at > runs.started_at
+                             AND later.result = 'success')
+         ELSE NOT EXISTS (SELECT 1 FROM runs AS later
+                           WHERE later.key = runs.key AND later.started_at > runs.started_at
+                             AND later.result = 'success')
+    END
+
+-- name: jobs
+-- Every job once, by as many steps through runs_by_job as there are jobs.
+WITH RECURSIVE jobs (job) AS (
+    SELECT min(job) FROM runs
+     UNION ALL
+    SELECT (SELECT min(job) FROM runs WHERE runs.job > jobs.job) FROM jobs WHERE job IS NOT NULL
+)
+SELECT job,
+       (SELECT finished_at FROM runs
+         WHERE runs.job = jobs.job AND result = 'success'
+         ORDER BY started_at DESC, id DESC LIMIT 1),
+       (SELECT coalesce(sum(spent), 0) FROM budgets
+         WHERE budgets.job = jobs.job AND spent_at > :since)
+  FROM jobs
+ WHERE job IS NOT NULL;
+
+-- name: latest_runs
+-- A job's newest runs that started in time. Served by runs_by_job.
+SELECT job_id, result, started_at, duration_us, lock_wait_us, started_at - enqueued_at, attempts,
+       lock IS NOT NULL AND NOT held
+  FROM runs
+ WHERE job = :job AND started_at >= :since
+ ORDER BY started_at DESC, id DESC
+ LIMIT :last;
+
 -- name: find_prefix
 SELECT job_id FROM runs WHERE job_id >= :part AND job_id < :part || '~' LIMIT 3;
 
