@@ -101,6 +101,12 @@ __guardrun_subcommand_value() {
         show:--config)
             __guardrun_files
             ;;
+        why:--ledger-url)
+            __guardrun_offer 'none:'
+            ;;
+        why:--config)
+            __guardrun_files
+            ;;
         locks:--scope)
             __guardrun_offer 'host distributed'
             ;;
@@ -127,6 +133,18 @@ __guardrun_subcommand_value() {
             ;;
         keys:--state)
             __guardrun_offer 'running succeeded expired failed interrupted'
+            ;;
+        stats:--ledger-url)
+            __guardrun_offer 'none:'
+            ;;
+        stats:--config)
+            __guardrun_files
+            ;;
+        dead:--ledger-url)
+            __guardrun_offer 'none:'
+            ;;
+        dead:--config)
+            __guardrun_files
             ;;
         flush:--ledger-url)
             __guardrun_offer 'none:'
@@ -253,6 +271,10 @@ _guardrun() {
                 __guardrun_subcommand show \
                     '--json --ledger-url --config --help' '' '--ledger-url --config'
                 ;;
+            why)
+                __guardrun_subcommand why \
+                    '--limit --json --ledger-url --config --help' '' '--limit --ledger-url --config'
+                ;;
             locks)
                 __guardrun_subcommand locks \
                     '--older-than --scope --json --lease-url --ledger-url --config --help' '' '--older-than --scope --lease-url --ledger-url --config'
@@ -264,6 +286,14 @@ _guardrun() {
             keys)
                 __guardrun_subcommand keys \
                     '--json --ledger-url --config --help --force --limit --state' 'show forget' '--ledger-url --config --limit --state'
+                ;;
+            stats)
+                __guardrun_subcommand stats \
+                    '--job --since --last --json --ledger-url --config --help' '' '--job --since --last --ledger-url --config'
+                ;;
+            dead)
+                __guardrun_subcommand dead \
+                    '--limit --job --since --json --ledger-url --config --help' '' '--limit --job --since --ledger-url --config'
                 ;;
             flush)
                 __guardrun_subcommand flush \
@@ -281,7 +311,7 @@ _guardrun() {
         esac
     else
         local named
-        mapfile -t named < <(compgen -W 'run history show locks unlock keys flush prune migrate' -- "$cur")
+        mapfile -t named < <(compgen -W 'run history show why locks unlock keys stats dead flush prune migrate' -- "$cur")
         __guardrun_run 1
         COMPREPLY=("${named[@]}" "${COMPREPLY[@]}")
     fi

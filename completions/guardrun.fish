@@ -15,7 +15,7 @@ end
 # Prints where the cursor is: the name of a subcommand, "command", or "options".
 function __guardrun_place
     set -l words (commandline -opc)
-    if contains -- "$words[2]" history show locks unlock keys flush prune migrate
+    if contains -- "$words[2]" history show why locks unlock keys stats dead flush prune migrate
         echo $words[2]
         return
     end
@@ -50,9 +50,12 @@ complete -c guardrun -n '__guardrun_at options command' -a '(__guardrun_command)
 complete -c guardrun -n __guardrun_first -a run -d 'Run COMMAND under guard.'
 complete -c guardrun -n __guardrun_first -a history -d 'Show what ran, newest first.'
 complete -c guardrun -n __guardrun_first -a show -d 'Show one run with its attempts and its captured output.'
+complete -c guardrun -n __guardrun_first -a why -d 'Say in sentences what became of the last runs of JOB, and why.'
 complete -c guardrun -n __guardrun_first -a locks -d 'Show the locks that are held now, the oldest first, and who holds them.'
 complete -c guardrun -n __guardrun_first -a unlock -d 'Take a lock away from its holders, and raise its fencing token.'
 complete -c guardrun -n __guardrun_first -a keys -d 'Show the idempotency keys, the latest claimed first.'
+complete -c guardrun -n __guardrun_first -a stats -d 'Show per job: runs, success, durations, waits, retries, lock failures, duplicates.'
+complete -c guardrun -n __guardrun_first -a dead -d 'Show the runs that failed for good, newest first.'
 complete -c guardrun -n __guardrun_first -a flush -d 'Record the outcomes that wait in the spool for this ledger.'
 complete -c guardrun -n __guardrun_first -a prune -d 'Delete old runs and keys; never a running one, nor a key that still blocks.'
 complete -c guardrun -n __guardrun_first -a migrate -d 'Create the schema guardrun in the Postgres of ledger and leases, or bring it up to date.'
@@ -122,6 +125,11 @@ complete -c guardrun -n '__guardrun_at show' -l json -d 'One JSON object'
 complete -c guardrun -n '__guardrun_at show' -l ledger-url -x -a 'none:' -d 'Use this ledger'
 complete -c guardrun -n '__guardrun_at show' -l config -rF -d 'Use this configuration file'
 complete -c guardrun -n '__guardrun_at show' -l help -d 'Show what the subcommand takes, and exit'
+complete -c guardrun -n '__guardrun_at why' -l limit -x -d '0 for all'
+complete -c guardrun -n '__guardrun_at why' -l json -d 'One JSON object a line'
+complete -c guardrun -n '__guardrun_at why' -l ledger-url -x -a 'none:' -d 'Use this ledger'
+complete -c guardrun -n '__guardrun_at why' -l config -rF -d 'Use this configuration file'
+complete -c guardrun -n '__guardrun_at why' -l help -d 'Show what the subcommand takes, and exit'
 complete -c guardrun -n '__guardrun_at locks' -l older-than -x -d 'Only those held for longer; exits 1 when there is one'
 complete -c guardrun -n '__guardrun_at locks' -l scope -x -a 'host distributed' -d 'Only locks of this scope'
 complete -c guardrun -n '__guardrun_at locks' -l json -d 'One JSON object a line'
@@ -146,6 +154,20 @@ complete -c guardrun -n '__guardrun_at keys' -l help -d 'Show what the subcomman
 complete -c guardrun -n '__guardrun_at keys' -l force -d 'Do not ask'
 complete -c guardrun -n '__guardrun_at keys' -l limit -x -d '0 for all'
 complete -c guardrun -n '__guardrun_at keys' -l state -x -a 'running succeeded expired failed interrupted' -d 'Only these'
+complete -c guardrun -n '__guardrun_at stats' -l job -x -d 'Only this job, and all there is to say of it'
+complete -c guardrun -n '__guardrun_at stats' -l since -x -d 'Only runs started then or later: RFC 3339, or DURATION ago'
+complete -c guardrun -n '__guardrun_at stats' -l last -x -d 'Of each job the newest N runs; more take longer'
+complete -c guardrun -n '__guardrun_at stats' -l json -d 'One JSON object a line'
+complete -c guardrun -n '__guardrun_at stats' -l ledger-url -x -a 'none:' -d 'Use this ledger'
+complete -c guardrun -n '__guardrun_at stats' -l config -rF -d 'Use this configuration file'
+complete -c guardrun -n '__guardrun_at stats' -l help -d 'Show what the subcommand takes, and exit'
+complete -c guardrun -n '__guardrun_at dead' -l limit -x -d '0 for all'
+complete -c guardrun -n '__guardrun_at dead' -l job -x -d 'Only runs of this job'
+complete -c guardrun -n '__guardrun_at dead' -l since -x -d 'Started then or later: RFC 3339, or DURATION ago'
+complete -c guardrun -n '__guardrun_at dead' -l json -d 'One JSON object a line'
+complete -c guardrun -n '__guardrun_at dead' -l ledger-url -x -a 'none:' -d 'Use this ledger'
+complete -c guardrun -n '__guardrun_at dead' -l config -rF -d 'Use this configuration file'
+complete -c guardrun -n '__guardrun_at dead' -l help -d 'Show what the subcommand takes, and exit'
 complete -c guardrun -n '__guardrun_at flush' -l json -d 'One JSON object'
 complete -c guardrun -n '__guardrun_at flush' -l ledger-url -x -a 'none:' -d 'Use this ledger'
 complete -c guardrun -n '__guardrun_at flush' -l config -rF -d 'Use this configuration file'

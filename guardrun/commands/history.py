@@ -14,6 +14,7 @@ from rich.text import Text
 
 from guardrun import units
 from guardrun.commands import objects, table
+from guardrun.commands.values import instant
 from guardrun.errors import GuardrunError
 from guardrun.ledger.records import AttemptRecord, Filter, Records, RunRecord, open_records
 from guardrun.model import LedgerSpec
@@ -56,23 +57,6 @@ class NoSuchRun(GuardrunError):
     exit_code = 1
 
 
-def _instant(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
-    """A moment: DURATION ago, or RFC 3339."""
-    if text is None:
-        return None
-    try:
-        return time.time() - units.duration(text)
-    except ValueError:
-        pass
-    try:
-        return units.instant(text)
-    except ValueError:
-        raise click.BadParameter(
-            f"{units.shown(text)} is neither a duration ago (90m, 2d) "
-            "nor a time (2026-11-24T08:15:00Z)"
-        ) from None
-
-
 @click.command()
 @click.option("--limit", type=click.IntRange(0), default=50, show_default=True, help="0 for all.")
 @click.option("--job", metavar="NAME", help="Only runs of this job.")
@@ -81,11 +65,11 @@ def _instant(_context: click.Context, _option: click.Parameter, text: str | None
 @click.option(
     "--since",
     metavar="WHEN",
-    callback=_instant,
+    callback=instant,
     help="Started then or later: RFC 3339, or DURATION ago.",
 )
 @click.option(
-    "--until", metavar="WHEN", callback=_instant, help="Started earlier: RFC 3339, or DURATION ago."
+    "--until", metavar="WHEN", callback=instant, help="Started earlier: RFC 3339, or DURATION ago."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.pass_obj
@@ -127,7 +111,7 @@ def show(spec: LedgerSpec, run: str, as_json: bool) -> None:
     if records is None:
         raise NoSuchRun(f"there is no run {units.shown(run)}: nothing has been recorded yet")
     try:
-        record = _find(records, run)
+        record = find_run(records, run)
         attempts = records.attempts(record.job_id)
         output = records.output(record.job_id)
     finally:
@@ -138,7 +122,8 @@ def show(spec: LedgerSpec, run: str, as_json: bool) -> None:
         _print_run(record, attempts, output)
 
 
-def _find(records: Records, part: str) -> RunRecord:
+def find_run(records: Records, part: str) -> RunRecord:
+    """The run whose job_id begins or ends with ``part``; raises ``NoSuchRun``."""
     asked = part.lower()
     if len(asked) < _LEAST:
         raise NoSuchRun(
