@@ -54,21 +54,6 @@ class Filled:
         assert records is not None, self.url
         return records
 
-    def totals(self, since: float) -> int:
-        """Ask for the runs per job and result since then (s since 1970): how many rows came."""
-        values = {"since": round(since * 1e6)}
-        if self._is_file:
-            file = sqlite3.connect(f"file://{self._path}?mode=ro", uri=True)
-            try:
-                return len(file.execute(statements("sqlite")["totals"], values).fetchall())
-            finally:
-                file.close()
-        import psycopg
-
-        with psycopg.connect(self.url) as database:
-            asked = statements("postgres")["totals"].encode()
-            return len(database.execute(asked, values).fetchall())
-
     @property
     def _is_file(self) -> bool:
         return self.url.startswith("sqlite:")

@@ -15,7 +15,8 @@ from bench.mark import Stuck
 from bench.postgres import Server
 from bench.scene import Scene
 from bench.stats import Budget, Row, Section
-from guardrun.ledger.records import Filter, RunRecord
+from guardrun.ledger.aggregates import Window, per_job
+from guardrun.ledger.records import Filter, RunRecord, dead_runs
 from guardrun.model import Attempt, Claim, KeySpec, Outcome, Run
 from guardrun.ports import Ledger
 
@@ -164,10 +165,46 @@ def _questions(ledger: Filled, old: RunRecord, now: float) -> list[_Query]:
         _Query("history --job --result failed", history(Filter(job=old.job, result="failed"))),
         _Query("show, by the beginning of the job_id", lambda: _show(ledger, old.job_id[:13])),
         _Query("show, by the end of the job_id", lambda: _show(ledger, old.job_id[-8:])),
-        _Query("runs per job and result, 24 h", lambda: ledger.totals(now - fill.DAY)),
-        # No index helps with that, so it grows with the ledger.
-        _Query("runs per job and result, all", lambda: ledger.totals(0), None, "reads every run"),
+        _Query("dead, the newest 50", lambda: _dead(ledger, None)),
+        _Query("dead --job", lambda: _dead(ledger, old.job)),
+        _Query("stats: of each job the newest 1,000", lambda: _numbers(ledger, Window())),
+        _Query("stats --since 1d", lambda: _numbers(ledger, Window(now - fill.DAY))),
+        _Query("keys, the newest 50", lambda: _keys(ledger, None)),
+        _Query("keys --state succeeded", lambda: _keys(ledger, "succeeded")),
+        _Query("keys --state failed", lambda: _keys(ledger, "failed")),
+        _Query("keys --state interrupted", lambda: _keys(ledger, "interrupted")),
+        # It grows with the window, as its help says.
+        _Query(
+            "stats --last 1000000",
+            lambda: _numbers(ledger, Window(last=1_000_000)),
+            None,
+            "reads every run",
+        ),
     ]
+
+
+def _dead(ledger: Filled, job: str | None) -> int:
+    records = ledger.records()
+    try:
+        return len(list(itertools.islice(dead_runs(records, job, None), _SHOWN)))
+    finally:
+        records.close()
+
+
+def _numbers(ledger: Filled, window: Window) -> int:
+    records = ledger.records()
+    try:
+        return len(per_job(records, window))
+    finally:
+        records.close()
+
+
+def _keys(ledger: Filled, state: str | None) -> int:
+    records = ledger.records()
+    try:
+        return len(list(records.keys(state, _SHOWN)))
+    finally:
+        records.close()
 
 
 def _history(ledger: Filled, wanted: Filter) -> int:

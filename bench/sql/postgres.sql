@@ -71,10 +71,3 @@ VACUUM ANALYZE guardrun.runs, guardrun.attempts, guardrun.keys
 
 -- name: checkpoint
 CHECKPOINT
-
--- name: totals
--- What a report over jobs would count.
-SELECT job, result, count(*), avg(duration_us), max(duration_us)
-  FROM guardrun.runs
- WHERE started_at >= timestamptz 'epoch' + %(since)s::bigint * interval '1 microsecond'
- GROUP BY job, result

@@ -59,10 +59,3 @@ SELECT key, CASE result WHEN 'success' THEN 'succeeded' WHEN 'failed' THEN 'fail
        CASE result WHEN 'failed' THEN finished_at END
   FROM runs
  WHERE key IS NOT NULL AND result <> 'skipped_duplicate';
-
--- name: totals
--- What a report over jobs would count.
-SELECT job, result, count(*), avg(duration_us), max(duration_us)
-  FROM runs
- WHERE started_at >= :since
- GROUP BY job, result;

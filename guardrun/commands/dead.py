@@ -8,7 +8,7 @@ import click
 
 from guardrun.commands import history, objects, table
 from guardrun.commands.values import instant
-from guardrun.ledger.records import Filter, open_records
+from guardrun.ledger.records import dead_runs, open_records
 from guardrun.model import LedgerSpec
 
 
@@ -31,8 +31,8 @@ def dead(spec: LedgerSpec, limit: int, job: str | None, since: float | None, as_
     """
     records = open_records(spec)
     try:
-        wanted = Filter(job=job, since=since, for_good=True)
-        found = itertools.islice(records.runs(wanted) if records else iter(()), limit or None)
+        runs = dead_runs(records, job, since) if records else iter(())
+        found = itertools.islice(runs, limit or None)
         if as_json:
             objects.write_lines(history.run_fields(record) for record in found)
         else:

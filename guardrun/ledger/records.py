@@ -5,6 +5,7 @@ Not for the run path.
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
@@ -22,8 +23,7 @@ class Filter(NamedTuple):
     since: float | None = None
     until: float | None = None
     for_good: bool = False
-    """only what ended badly, and has not been made good: no later success of its key, or, where it
-    had none, of its job"""
+    """only what no later success has made good: of its key, or, where it had none, of its job"""
 
 
 class RunRecord(NamedTuple):
@@ -186,6 +186,17 @@ def open_records(spec: LedgerSpec) -> Records | None:
 
         return open_database(spec.url, spec.store_wait)
     raise keeps_nothing(scheme)
+
+
+BAD = ("failed", "timeout", "lease_lost", "interrupted")
+"""Results of runs that were not refused, and were no success."""
+
+
+def dead_runs(records: Records, job: str | None, since: float | None) -> Iterator[RunRecord]:
+    """The runs that failed for good, newest first, read as they are asked for."""
+    # Each result has its own order in the index, so to merge them is to read no more than is told.
+    lists = (records.runs(Filter(job, None, result, since, None, for_good=True)) for result in BAD)
+    return heapq.merge(*lists, key=lambda record: record.started_at, reverse=True)
 
 
 def forget_key(spec: LedgerSpec, seen: KeyRecord) -> bool:

@@ -69,9 +69,7 @@ class SqliteRecords:
         """Runs, newest first, read as they are asked for."""
         conditions, values = _conditions(wanted)
         for record in self._select(conditions, values):
-            if wanted.result not in (None, record.result):
-                continue
-            if not (wanted.for_good and record.result == "running"):
+            if wanted.result in (None, record.result):
                 yield record
 
     def find(self, part: str) -> tuple[str, ...]:

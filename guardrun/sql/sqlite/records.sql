@@ -39,17 +39,16 @@ started_at >= :since
 started_at < :until
 
 -- name: for_good
--- Ended badly, and nothing has succeeded in its place: the key, or without one the job. The first
--- condition lets runs_by_result serve, and each probe is one look into runs_by_key or runs_by_job.
-result IN ('failed', 'timeout', 'lease_lost', 'interrupted', 'running') AND result <> 'success'
-AND CASE WHEN key IS NULL
-         THEN NOT EXISTS (SELECT 1 FROM runs AS later
-                           WHERE later.job = runs.job AND later.started_at > runs.started_at
-                             AND later.result = 'success')
-         ELSE NOT EXISTS (SELECT 1 FROM runs AS later
-                           WHERE later.key = runs.key AND later.started_at > runs.started_at
-                             AND later.result = 'success')
-    END
+-- Nothing has succeeded in its place: the key, or without one the job. Each probe is one look into
+-- runs_by_key or runs_by_job.
+CASE WHEN key IS NULL
+     THEN NOT EXISTS (SELECT 1 FROM runs AS later
+                       WHERE later.job = runs.job AND later.started_at > runs.started_at
+                         AND later.result = 'success')
+     ELSE NOT EXISTS (SELECT 1 FROM runs AS later
+                       WHERE later.key = runs.key AND later.started_at > runs.started_at
+                         AND later.result = 'success')
+END
 
 -- name: jobs
 -- Every job once, by as many steps through runs_by_job as there are jobs.
