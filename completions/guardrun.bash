@@ -146,6 +146,12 @@ __guardrun_subcommand_value() {
         dead:--config)
             __guardrun_files
             ;;
+        rerun:--ledger-url)
+            __guardrun_offer 'none:'
+            ;;
+        rerun:--config)
+            __guardrun_files
+            ;;
         flush:--ledger-url)
             __guardrun_offer 'none:'
             ;;
@@ -295,6 +301,10 @@ _guardrun() {
                 __guardrun_subcommand dead \
                     '--limit --job --since --json --ledger-url --config --help' '' '--limit --job --since --ledger-url --config'
                 ;;
+            rerun)
+                __guardrun_subcommand rerun \
+                    '--ledger-url --config --help' '' '--ledger-url --config'
+                ;;
             flush)
                 __guardrun_subcommand flush \
                     '--json --ledger-url --config --help' '' '--ledger-url --config'
@@ -311,7 +321,7 @@ _guardrun() {
         esac
     else
         local named
-        mapfile -t named < <(compgen -W 'run history show why locks unlock keys stats dead flush prune migrate' -- "$cur")
+        mapfile -t named < <(compgen -W 'run history show why locks unlock keys stats dead rerun flush prune migrate' -- "$cur")
         __guardrun_run 1
         COMPREPLY=("${named[@]}" "${COMPREPLY[@]}")
     fi

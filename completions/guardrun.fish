@@ -15,7 +15,7 @@ end
 # Prints where the cursor is: the name of a subcommand, "command", or "options".
 function __guardrun_place
     set -l words (commandline -opc)
-    if contains -- "$words[2]" history show why locks unlock keys stats dead flush prune migrate
+    if contains -- "$words[2]" history show why locks unlock keys stats dead rerun flush prune migrate
         echo $words[2]
         return
     end
@@ -56,6 +56,7 @@ complete -c guardrun -n __guardrun_first -a unlock -d 'Take a lock away from its
 complete -c guardrun -n __guardrun_first -a keys -d 'Show the idempotency keys, the latest claimed first.'
 complete -c guardrun -n __guardrun_first -a stats -d 'Show per job: runs, success, durations, waits, retries, lock failures, duplicates.'
 complete -c guardrun -n __guardrun_first -a dead -d 'Show the runs that failed for good, newest first.'
+complete -c guardrun -n __guardrun_first -a rerun -d 'Run the recorded COMMAND of RUN again, under its job, lock, key and needs.'
 complete -c guardrun -n __guardrun_first -a flush -d 'Record the outcomes that wait in the spool for this ledger.'
 complete -c guardrun -n __guardrun_first -a prune -d 'Delete old runs and keys; never a running one, nor a key that still blocks.'
 complete -c guardrun -n __guardrun_first -a migrate -d 'Create the schema guardrun in the Postgres of ledger and leases, or bring it up to date.'
@@ -168,6 +169,9 @@ complete -c guardrun -n '__guardrun_at dead' -l json -d 'One JSON object a line'
 complete -c guardrun -n '__guardrun_at dead' -l ledger-url -x -a 'none:' -d 'Use this ledger'
 complete -c guardrun -n '__guardrun_at dead' -l config -rF -d 'Use this configuration file'
 complete -c guardrun -n '__guardrun_at dead' -l help -d 'Show what the subcommand takes, and exit'
+complete -c guardrun -n '__guardrun_at rerun' -l ledger-url -x -a 'none:' -d 'Use this ledger'
+complete -c guardrun -n '__guardrun_at rerun' -l config -rF -d 'Use this configuration file'
+complete -c guardrun -n '__guardrun_at rerun' -l help -d 'Show what the subcommand takes, and exit'
 complete -c guardrun -n '__guardrun_at flush' -l json -d 'One JSON object'
 complete -c guardrun -n '__guardrun_at flush' -l ledger-url -x -a 'none:' -d 'Use this ledger'
 complete -c guardrun -n '__guardrun_at flush' -l config -rF -d 'Use this configuration file'

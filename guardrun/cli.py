@@ -31,7 +31,7 @@ SUBCOMMANDS = {
     "stats": "guardrun.commands.stats:stats",
     "metrics": _LATER,
     "dead": "guardrun.commands.dead:dead",
-    "rerun": _LATER,
+    "rerun": "guardrun.commands.rerun:rerun",
     "each": _LATER,
     "flush": "guardrun.commands.flush:flush",
     "prune": "guardrun.commands.prune:prune",

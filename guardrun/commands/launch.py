@@ -24,8 +24,8 @@ def launch(name: str, target: str, words: Sequence[str]) -> int:
     """Load ``target`` (``module:attribute``, a click command) and call it; its exit code.
 
     The command finds the ledger's ``LedgerSpec`` as ``ctx.obj``; one with ``--lease-url`` finds the
-    ``LockStores`` there. Raises ``UsageError`` for what click does not take, ``ToldToStop`` for
-    Ctrl-C at a prompt.
+    ``LockStores`` there. What ``--config`` says is in ``ctx.meta``.
+    Raises ``UsageError`` for what click does not take, ``ToldToStop`` for Ctrl-C at a prompt.
     """
     name, command, words = find(name, target, words)
     try:
@@ -50,6 +50,7 @@ def _call(command: click.Command, name: str, words: Sequence[str]) -> int:
     result: object
     try:
         with command.make_context(name, list(words)) as context:
+            context.meta["config"] = context.params["config"]
             context.obj = _stores(context.params)
             result = command.invoke(context)
     except click.exceptions.Exit as ending:

@@ -79,7 +79,7 @@ def command(*words: str | bytes) -> tuple[str | bytes, ...]:
         ("metrics",),
         ("dead", "--since", "soon"),
         ("why",),
-        ("rerun", "x"),
+        ("rerun",),
         ("each", "-P2", "--", "touch", "started"),
         ("prune",),
         ("doctor",),
