@@ -632,6 +632,22 @@ def test_every_statement_of_the_run_path_is_served_by_an_index(store: SqliteStor
     db.close()
 
 
+def test_what_reports_ask_per_job_is_served_by_an_index(store: SqliteStore) -> None:
+    """The list of jobs, a job's newest runs and what failed for good are had without all runs."""
+    run_key(store.open(), "k")
+    texts = sql.statements("sqlite", "records")
+    where = f"{texts['by_result'].strip()} AND {texts['for_good'].strip()}"
+    asked = (texts["jobs"], texts["latest_runs"], texts["runs"].format(where=where))
+    values = {"since": 0, "job": "j", "last": 9, "result": "failed"}
+    db = connect(str(store.path), "ro", 5.0)
+    for text in asked:
+        plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {text}", values)]
+        assert plan
+        assert not [step for step in plan if step.startswith("SCAN runs")]
+        assert not [step for step in plan if "TEMP B-TREE" in step]
+    db.close()
+
+
 def test_the_run_path_imports_nothing_heavy() -> None:
     """Ledger and spool load none of the modules that cost a run milliseconds."""
     script = """

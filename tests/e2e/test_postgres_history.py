@@ -270,6 +270,13 @@ def test_every_question_is_served_by_an_index(place: Place) -> None:
             ["--since", "2026-11-18T12:00:00.003Z"],
         ):
             assert place.run("history", *words).code == 0
+        for words in (
+            ["why", "many"],
+            ["dead"],
+            ["dead", "--job", "many"],
+            ["stats", "--last", "100"],
+        ):
+            assert place.run(*words).code == 0
         for part in (run.job_id, run.job_id[:8], run.job_id[-8:]):
             assert place.objects("show", part)[0]["job"] == "one"
         eventually(lambda: counted()[1] > served + 15)

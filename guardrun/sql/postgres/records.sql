@@ -66,12 +66,14 @@ started_at < timestamptz 'epoch' + %(until)s * interval '1 microsecond'
 
 -- name: for_good
 -- Nothing has succeeded in its place: the key, or without one the job. Each probe is one look into
--- runs_by_key or runs_by_job.
+-- runs_by_key or runs_by_job: asked for the next success, and not whether there is one, the planner
+-- does not hope to come across it by reading the table.
 CASE WHEN key_id IS NULL
-     THEN NOT EXISTS (SELECT FROM guardrun.runs AS later
-                       WHERE left(later.job, 128) = left(runs.job, 128)
-                         AND later.job = runs.job AND later.started_at > runs.started_at
-                         AND later.result = 'success')
+     THEN (SELECT 1 FROM guardrun.runs AS later
+            WHERE left(later.job, 128) = left(runs.job, 128) AND later.job = runs.job
+              AND later.started_at > runs.started_at AND later.result = 'success'
+            ORDER BY later.started_at, later.id
+            LIMIT 1) IS NULL
      ELSE NOT EXISTS (SELECT FROM guardrun.runs AS later
                        WHERE later.key_id = runs.key_id AND later.started_at > runs.started_at
                          AND later.result = 'success')
@@ -90,7 +92,10 @@ WITH RECURSIVE beginnings (beginning) AS (
 ), jobs (job) AS (
     SELECT beginning FROM beginnings WHERE length(beginning) < 128
      UNION
-    SELECT job FROM beginnings JOIN guardrun.runs ON left(job, 128) = beginning
+    SELECT long.job
+      FROM beginnings
+     CROSS JOIN LATERAL (SELECT DISTINCT job FROM guardrun.runs
+                          WHERE left(job, 128) = beginning OFFSET 0) AS long
      WHERE length(beginning) = 128
 )
 SELECT job,
