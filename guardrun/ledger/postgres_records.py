@@ -8,6 +8,7 @@ reader that pauses keeps neither snapshot nor lock, and memory is bounded. Needs
 from __future__ import annotations
 
 import contextlib
+import heapq
 import itertools
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,14 @@ class PostgresRecords:
     def runs(self, wanted: Filter) -> Iterator[RunRecord]:
         """Runs, newest first, read as they are asked for."""
         conditions, values = _conditions(wanted)
+        if "by_interrupted" not in conditions:
+            return self._pages(conditions, values)
+        # Each half has its own order in the index: together they would all have to be sorted.
+        conditions.remove("by_interrupted")
+        halves = (self._pages([*conditions, half], values) for half in ("by_result", "by_gone"))
+        return heapq.merge(*halves, key=lambda record: record.started_at, reverse=True)
+
+    def _pages(self, conditions: list[str], values: Values) -> Iterator[RunRecord]:
         page = _FIRST_PAGE
         while True:
             statement = _SQL["runs"].format(where=_where(conditions or ["all"]))
@@ -82,7 +91,7 @@ class PostgresRecords:
             last = rows[-1]
             if "before" not in conditions:
                 conditions = [*conditions, "before"]
-            values |= {"last_start": last[_STARTED_AT], "last_id": last[-1]}
+            values = {**values, "last_start": last[_STARTED_AT], "last_id": last[-1]}
             page = _PAGE
 
     def find(self, part: str) -> tuple[str, ...]:

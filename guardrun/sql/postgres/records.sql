@@ -54,9 +54,9 @@ result = 'success'
 result = 'running' AND result <> 'success'
 AND (alive_until <= clock_timestamp()) IS NOT TRUE
 
--- name: by_interrupted
-result IN ('interrupted', 'running') AND result <> 'success'
-AND (result = 'interrupted' OR alive_until <= clock_timestamp())
+-- name: by_gone
+-- Still recorded as running, and cut off: told as interrupted.
+result = 'running' AND result <> 'success' AND alive_until <= clock_timestamp()
 
 -- name: since
 started_at >= timestamptz 'epoch' + %(since)s * interval '1 microsecond'
