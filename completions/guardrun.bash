@@ -170,6 +170,12 @@ __guardrun_subcommand_value() {
         migrate:--config)
             __guardrun_files
             ;;
+        doctor:--ledger-url)
+            __guardrun_offer 'none:'
+            ;;
+        doctor:--config)
+            __guardrun_files
+            ;;
         *) COMPREPLY=() ;;
     esac
 }
@@ -317,11 +323,15 @@ _guardrun() {
                 __guardrun_subcommand migrate \
                     '--lease-url --json --ledger-url --config --help' '' '--lease-url --ledger-url --config'
                 ;;
+            doctor)
+                __guardrun_subcommand doctor \
+                    '--lease-url --json --ledger-url --config --help' '' '--lease-url --ledger-url --config'
+                ;;
             *) __guardrun_run 1 ;;
         esac
     else
         local named
-        mapfile -t named < <(compgen -W 'run history show why locks unlock keys stats dead rerun flush prune migrate' -- "$cur")
+        mapfile -t named < <(compgen -W 'run history show why locks unlock keys stats dead rerun flush prune migrate doctor' -- "$cur")
         __guardrun_run 1
         COMPREPLY=("${named[@]}" "${COMPREPLY[@]}")
     fi

@@ -15,7 +15,7 @@ end
 # Prints where the cursor is: the name of a subcommand, "command", or "options".
 function __guardrun_place
     set -l words (commandline -opc)
-    if contains -- "$words[2]" history show why locks unlock keys stats dead rerun flush prune migrate
+    if contains -- "$words[2]" history show why locks unlock keys stats dead rerun flush prune migrate doctor
         echo $words[2]
         return
     end
@@ -60,6 +60,7 @@ complete -c guardrun -n __guardrun_first -a rerun -d 'Run the recorded COMMAND o
 complete -c guardrun -n __guardrun_first -a flush -d 'Record the outcomes that wait in the spool for this ledger.'
 complete -c guardrun -n __guardrun_first -a prune -d 'Delete old runs and keys; never a running one, nor a key that still blocks.'
 complete -c guardrun -n __guardrun_first -a migrate -d 'Create the schema guardrun in the Postgres of ledger and leases, or bring it up to date.'
+complete -c guardrun -n __guardrun_first -a doctor -d 'Look at configuration, stores, directories, spool and crontabs; say what to do.'
 
 complete -c guardrun -n '__guardrun_at options' -l job -x -d 'What the run is called in the ledger, logs and metrics'
 complete -c guardrun -n '__guardrun_at options' -s c -l command -x -d 'Run /bin/sh -c STRING; further words are an error'
@@ -186,3 +187,8 @@ complete -c guardrun -n '__guardrun_at migrate' -l json -d 'One JSON object a da
 complete -c guardrun -n '__guardrun_at migrate' -l ledger-url -x -a 'none:' -d 'Use this ledger'
 complete -c guardrun -n '__guardrun_at migrate' -l config -rF -d 'Use this configuration file'
 complete -c guardrun -n '__guardrun_at migrate' -l help -d 'Show what the subcommand takes, and exit'
+complete -c guardrun -n '__guardrun_at doctor' -l lease-url -x -d 'Look at this lease store'
+complete -c guardrun -n '__guardrun_at doctor' -l json -d 'One JSON object a finding'
+complete -c guardrun -n '__guardrun_at doctor' -l ledger-url -x -a 'none:' -d 'Use this ledger'
+complete -c guardrun -n '__guardrun_at doctor' -l config -rF -d 'Use this configuration file'
+complete -c guardrun -n '__guardrun_at doctor' -l help -d 'Show what the subcommand takes, and exit'

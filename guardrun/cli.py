@@ -36,7 +36,7 @@ SUBCOMMANDS = {
     "flush": "guardrun.commands.flush:flush",
     "prune": "guardrun.commands.prune:prune",
     "migrate": "guardrun.commands.migrate:migrate",
-    "doctor": _LATER,
+    "doctor": "guardrun.commands.doctor:doctor",
 }
 
 

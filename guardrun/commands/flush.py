@@ -22,7 +22,7 @@ _OUTPUT = 3600.0
 """s that much output on a slow link may take"""
 
 
-class _Elsewhere(NamedTuple):
+class Elsewhere(NamedTuple):
     """What waits for another ledger."""
 
     ledger: str
@@ -41,13 +41,13 @@ def flush(spec: LedgerSpec, as_json: bool) -> int:
     spool = open_spool(spec, os.environ)
     recorded, newer = _flush(spec, spool)
     damaged = spool.damaged()
-    elsewhere = _elsewhere(spec)
+    others = elsewhere(spec)
     if as_json:
-        others = [other._asdict() for other in elsewhere]
-        found = {"recorded": recorded, "left": newer, "damaged": damaged, "elsewhere": others}
+        named = [other._asdict() for other in others]
+        found = {"recorded": recorded, "left": newer, "damaged": damaged, "elsewhere": named}
         objects.write_lines([found])
     else:
-        _say(recorded, newer, damaged, elsewhere)
+        _say(recorded, newer, damaged, others)
     return _LEFT if newer or damaged else 0
 
 
@@ -80,7 +80,8 @@ def _insist(spec: LedgerSpec, spool: Spool, ledger: Ledger, waiting: int) -> int
                 raise type(error)(f"{error} ({still})") from error
 
 
-def _elsewhere(spec: LedgerSpec) -> list[_Elsewhere]:
+def elsewhere(spec: LedgerSpec) -> list[Elsewhere]:
+    """What waits for other ledgers in the spool of the same state directory."""
     root = os.path.join(spec.state_dir, "spool")
     own = spool_name(address(spec.url, os.environ))
     found = []
@@ -92,7 +93,7 @@ def _elsewhere(spec: LedgerSpec) -> list[_Elsewhere]:
         path = os.path.join(root, name)
         waiting = len(Spool(path).entries())
         if name != own and waiting:
-            found.append(_Elsewhere(_named(path), waiting))
+            found.append(Elsewhere(_named(path), waiting))
     return found
 
 
@@ -105,13 +106,13 @@ def _named(path: str) -> str:
         return path
 
 
-def _say(recorded: int, newer: int, damaged: tuple[str, ...], elsewhere: list[_Elsewhere]) -> None:
+def _say(recorded: int, newer: int, damaged: tuple[str, ...], others: list[Elsewhere]) -> None:
     click.echo(f"recorded {_outcomes(recorded)}" if recorded else "there was nothing to record")
     if newer:
         click.echo(f"left: {_outcomes(newer)} of a newer guardrun: upgrade this one")
     for path in damaged:
         click.echo(f"left: {table.printable(path)} cannot be read: look at it, then remove it")
-    for other in elsewhere:
+    for other in others:
         where = table.printable(other.ledger)
         click.echo(f"another ledger: {_outcomes(other.waiting)} waiting for {where}")
 

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from guardrun.model import LedgerSpec
 
 
+class Unsettled(click.Command):
+    """A command that finds out itself whether what stores are named makes sense.
+
+    As its object it gets the options about them as they were given, by name.
+    """
+
+
 def launch(name: str, target: str, words: Sequence[str]) -> int:
     """Load ``target`` (``module:attribute``, a click command) and call it; its exit code.
 
@@ -51,7 +58,8 @@ def _call(command: click.Command, name: str, words: Sequence[str]) -> int:
     try:
         with command.make_context(name, list(words)) as context:
             context.meta["config"] = context.params["config"]
-            context.obj = _stores(context.params)
+            unsettled = isinstance(command, Unsettled)
+            context.obj = _given(context.params) if unsettled else _stores(context.params)
             result = command.invoke(context)
     except click.exceptions.Exit as ending:
         result = ending.exit_code
@@ -68,6 +76,14 @@ def _stores(params: dict[str, Any]) -> LedgerSpec | LockStores:
     from guardrun.commands.stores import lock_stores
 
     return lock_stores(params.pop("lease_url"), ledger_url, file, os.environ)
+
+
+def _given(params: dict[str, Any]) -> dict[str, str | None]:
+    """The options about stores as they were given, which are taken out of ``params``."""
+    return {name: params.pop(name.replace("-", "_"), None) for name in _ABOUT_STORES}
+
+
+_ABOUT_STORES = ("ledger-url", "lease-url", "config")
 
 
 def find(name: str, target: str, words: Sequence[str]) -> tuple[str, click.Command, Sequence[str]]:

@@ -51,8 +51,8 @@ class RedisLeases:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._server = _connection(url)
-        self._bell = _connection(url)
+        self._server = connection_to(url)
+        self._bell = connection_to(url)
         self._deaf = False
         self._channel = f"{_PREFIX}wake:{os.urandom(8).hex()}"
         self._waiting: set[str] = set()
@@ -232,7 +232,7 @@ def _is_guided(url: str) -> bool:
     return url.partition(":")[0].endswith("+sentinel")
 
 
-def _connection(url: str) -> Connection | Guided:
+def connection_to(url: str) -> Connection | Guided:
     if not _is_guided(url):
         return Connection(url)
     from guardrun.locks.redis_sentinel import Guided

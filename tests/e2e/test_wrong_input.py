@@ -82,7 +82,7 @@ def command(*words: str | bytes) -> tuple[str | bytes, ...]:
         ("rerun",),
         ("each", "-P2", "--", "touch", "started"),
         ("prune",),
-        ("doctor",),
+        ("each",),
         ("keys", "show"),
         ("keys", "forget"),
         ("keys", "--limit", "many"),
