@@ -209,7 +209,7 @@ __guardrun_run() {
                 return
                 ;;
             --*=*) ;;
-            --job | --command | --lock | --lock-file | --scope | --lease-url | --slots | --wait | --conflict-exit-code | --min-hold | --ttl | --claim-ttl | --on-lease-loss | --store-wait | --key | --key-ttl | --on-duplicate | --on-interrupted | --on-mismatch | --needs | --retries | --backoff | --jitter | --retry-on | --retry-budget | --success-codes | --timeout | --deadline | --signal | --kill-after | --splay | --stdin | --stdin-max | --output | --capture | --ledger-url | --record-wait | --on-ledger-down | --enqueued-at | --log-to | --log-format | --log-level | --config) pending=$word ;;
+            --job | --command | --lock | --lock-file | --scope | --lease-url | --slots | --wait | --conflict-exit-code | --min-hold | --ttl | --claim-ttl | --on-lease-loss | --store-wait | --key | --key-ttl | --on-duplicate | --on-interrupted | --on-mismatch | --needs | --retries | --backoff | --jitter | --retry-on | --retry-budget | --success-codes | --timeout | --deadline | --signal | --kill-after | --splay | --stdin | --stdin-max | --output | --capture | --ledger-url | --record-wait | --on-ledger-down | --enqueued-at | --log-to | --log-format | --log-level | --metrics-textfile | --ping-url | --config) pending=$word ;;
             --*) ;;
             -?*)
                 letters=${word#-}
@@ -243,7 +243,7 @@ __guardrun_run() {
             __guardrun_value "$word"
             prefix=$word=
             ;;
-        -*) __guardrun_offer '--job -c --command --lock --lock-file --scope --lease-url -j --slots -s --shared -x --exclusive -w --wait -n --nonblock -E --conflict-exit-code --min-hold --ttl --claim-ttl --on-lease-loss --store-wait --key --key-ttl --on-duplicate --on-interrupted --on-mismatch --needs --retries --backoff --jitter --retry-on --retry-budget --success-codes -t --timeout --deadline --signal -k --kill-after --splay --stdin --stdin-max --output --capture --ledger-url --record-wait --on-ledger-down --enqueued-at --log-to --log-format --log-level -q --quiet --config --dry-run -h --help --version' ;;
+        -*) __guardrun_offer '--job -c --command --lock --lock-file --scope --lease-url -j --slots -s --shared -x --exclusive -w --wait -n --nonblock -E --conflict-exit-code --min-hold --ttl --claim-ttl --on-lease-loss --store-wait --key --key-ttl --on-duplicate --on-interrupted --on-mismatch --needs --retries --backoff --jitter --retry-on --retry-budget --success-codes -t --timeout --deadline --signal -k --kill-after --splay --stdin --stdin-max --output --capture --ledger-url --record-wait --on-ledger-down --enqueued-at --log-to --log-format --log-level -q --quiet --metrics-textfile --ping-url --config --dry-run -h --help --version' ;;
         *) __guardrun_command "$last" ;;
     esac
 }

@@ -7,7 +7,7 @@ function __guardrun_rest
     set -l words (commandline -opc)
     set -e words[1]
     test "$words[1]" = run; and set -e words[1]
-    argparse -s job= c/command= lock= lock-file= scope= lease-url= j/slots= s/shared x/exclusive w/wait= n/nonblock E/conflict-exit-code= min-hold= ttl= claim-ttl= on-lease-loss= store-wait= key= key-ttl= on-duplicate= on-interrupted= on-mismatch= needs=+ retries= backoff= jitter= retry-on= retry-budget= success-codes= t/timeout= deadline= signal= k/kill-after= splay= stdin= stdin-max= output= capture= ledger-url= record-wait= on-ledger-down= enqueued-at= log-to= log-format= log-level= q/quiet config= dry-run h/help version -- $words 2>/dev/null; or return
+    argparse -s job= c/command= lock= lock-file= scope= lease-url= j/slots= s/shared x/exclusive w/wait= n/nonblock E/conflict-exit-code= min-hold= ttl= claim-ttl= on-lease-loss= store-wait= key= key-ttl= on-duplicate= on-interrupted= on-mismatch= needs=+ retries= backoff= jitter= retry-on= retry-budget= success-codes= t/timeout= deadline= signal= k/kill-after= splay= stdin= stdin-max= output= capture= ledger-url= record-wait= on-ledger-down= enqueued-at= log-to= log-format= log-level= q/quiet metrics-textfile= ping-url= config= dry-run h/help version -- $words 2>/dev/null; or return
     set -q argv[1]; and printf '%s\n' $argv
     return 0
 end
@@ -108,6 +108,8 @@ complete -c guardrun -n '__guardrun_at options' -l log-to -rF -a 'stdout stderr 
 complete -c guardrun -n '__guardrun_at options' -l log-format -x -a 'auto json console' -d 'auto: JSON, unless the lines go to a terminal'
 complete -c guardrun -n '__guardrun_at options' -l log-level -x -a 'debug info warning error' -d 'The least important lines to write'
 complete -c guardrun -n '__guardrun_at options' -s q -l quiet -d 'No lines unless something went wrong'
+complete -c guardrun -n '__guardrun_at options' -l metrics-textfile -x -d 'Keep the job\'s metrics in a file there, for node_exporter'
+complete -c guardrun -n '__guardrun_at options' -l ping-url -x -d 'Tell this monitor of start and end: healthchecks.io\'s protocol, Cronitor\'s or Sentry\'s'
 complete -c guardrun -n '__guardrun_at options' -l config -rF -d 'Read this configuration file instead of the usual ones'
 complete -c guardrun -n '__guardrun_at options' -l dry-run -d 'Print what would happen as JSON, touch nothing'
 complete -c guardrun -n '__guardrun_at options' -s h -l help -d 'Show this, and exit'

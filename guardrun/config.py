@@ -161,6 +161,8 @@ _REPORT_FIELDS = {
     "log-level": "level",
     "quiet": "quiet",
     "redact": "redact",
+    "metrics-textfile": "metrics_textfile",
+    "ping-url": "ping_url",
 }
 
 

@@ -62,6 +62,8 @@ def describe(plan: Plan, run: Run, config_file: str | None, notes: list[str]) ->
             "log_level": plan.report.level,
             "quiet": plan.report.quiet,
         },
+        "metrics_textfile": plan.report.metrics_textfile,
+        "ping_url": plan.report.ping_url and redact_url(plan.report.ping_url),
         "enqueued_at": plan.enqueued_at,
         "config": config_file,
         "notes": notes,

@@ -67,6 +67,9 @@ HELP = {
     "log-level": "The least important lines to write.",
     "quiet": "No lines unless something went wrong.",
     "redact": "What is cut out of stored and logged COMMAND lines.",
+    "metrics-textfile": "Keep the job's metrics in a file there, for node_exporter.",
+    "ping-url": "Tell this monitor of start and end: healthchecks.io's protocol, Cronitor's or "
+    "Sentry's.",
     "config": "Read this configuration file instead of the usual ones.",
     "dry-run": "Print what would happen as JSON, touch nothing.",
     "help": "Show this, and exit.",

@@ -244,6 +244,24 @@ def lease_url(url: str) -> str:
     return url
 
 
+def ping_url(url: str) -> str:
+    """Read the URL of a monitor."""
+    scheme, rest = _scheme_and_rest(url)
+    if scheme not in ("http", "https") or not rest.startswith("//"):
+        raise ValueError(f"a monitor cannot be at {shown(scheme + ':')}; write https://…")
+    if not rest[2:].partition("/")[0].partition("?")[0].rpartition("@")[2].strip(":"):
+        raise ValueError("the URL names no host")
+    _check_login(rest[2:])
+    return url
+
+
+def directory(text: str) -> str:
+    """Read an absolute path: a job's own may begin anywhere."""
+    if not path(text).startswith("/"):
+        raise ValueError(f"{shown(text)} is not an absolute path")
+    return text
+
+
 def has_password(url: str) -> bool:
     """Tell whether a URL holds a secret, in its userinfo or as a parameter.
 
@@ -270,6 +288,7 @@ def has_password(url: str) -> bool:
 TEMPLATE = Kind("TEMPLATE", template)
 PATH = Kind("PATH", path)
 FILE = Kind("FILE", path)
+DIRECTORY = Kind("DIR", directory)
 JOB = Kind("NAME", job_name)
 SHELL_STRING = Kind("STRING", shell_string)
 PATTERN = Kind("REGEX", pattern)
@@ -294,3 +313,4 @@ BUDGET = Kind("N/DURATION", units.budget)
 LOG_DESTINATION = Kind("stdout|stderr|none|fd:N|PATH", log_destination)
 LEDGER_URL = Kind("URL", ledger_url)
 LEASE_URL = Kind("URL", lease_url)
+PING_URL = Kind("URL", ping_url)

@@ -111,6 +111,10 @@ class ReportSpec(NamedTuple):
     level: str = "info"
     quiet: bool = False
     redact: tuple[str, ...] = ()
+    metrics_textfile: str | None = None
+    """directory of the job's metrics file"""
+    ping_url: str | None = None
+    """a monitor that is told of start and end"""
 
 
 class Plan(NamedTuple):

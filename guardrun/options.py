@@ -141,7 +141,7 @@ SECTIONS: tuple[tuple[str, tuple[Option, ...]], ...] = (
         ),
     ),
     (
-        "Log",
+        "Log and reports",
         (
             Option(
                 "log-to",
@@ -158,6 +158,8 @@ SECTIONS: tuple[tuple[str, tuple[Option, ...]], ...] = (
             ),
             Option("quiet", short="q", sets=("quiet", True)),
             Option("redact", kinds.PATTERN, repeatable=True, where=FILE_ONLY),
+            Option("metrics-textfile", kinds.DIRECTORY),
+            Option("ping-url", kinds.PING_URL),
         ),
     ),
     (

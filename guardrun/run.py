@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from guardrun.model import Holder, KeySpec, Plan, Run
     from guardrun.ports import Lock, Rng, RunLedger
     from guardrun.report.log import Log
+    from guardrun.reports import Reports
     from guardrun.supervisor.loop import Loop
 
 _TOLD = 0.25
@@ -43,6 +44,8 @@ class Tools(NamedTuple):
     ledger: RunLedger | None
     spool: Spool | None
     command: Command
+    reports: Reports | None = None
+    """``None``: nobody wants any"""
 
 
 def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
@@ -59,6 +62,8 @@ def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
                 tools.command.prepare()  # the warden gets ready while the ledger syncs
                 held, ending = validate_key(plan, me, tools, held)
             if ending is None:
+                if tools.reports is not None:
+                    tools.reports.begin(me)
                 ending = execute(plan, me, tools, held, attempts)
         except ToldToStop as told:
             tools.command.sweep()
@@ -77,6 +82,7 @@ def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
         )
         outcome = persist(plan, outcome, tools)
         outcome = show_output(outcome, tools)
+        outcome = report(outcome, tools)
         tools.log.emit(events.run_finished(time.time(), outcome))
     finally:
         release(tools)
@@ -369,6 +375,22 @@ def show_output(outcome: Outcome, tools: Tools) -> Outcome:
         return outcome
     told = tools.command.show_held()
     return outcome if told is None else outcome._replace(die_by=told, exit_code=128 + told)
+
+
+# ---------------------------------------------------------------- 5. what others are told
+
+
+def report(outcome: Outcome, tools: Tools) -> Outcome:
+    """Bring the metrics file up to date; that it cannot be is a line in the log, no more."""
+    if tools.reports is None:
+        return outcome
+    try:
+        problem = tools.reports.write_metrics(outcome)
+    except ToldToStop as told:
+        return outcome._replace(die_by=told.signum, exit_code=128 + told.signum)
+    if problem is not None:
+        tools.log.emit(events.report_failed(time.time(), problem))
+    return outcome
 
 
 # ---------------------------------------------------------------- 6. release

@@ -11,7 +11,7 @@ import os
 
 from guardrun import jobname, paths
 from guardrun.errors import ConfigError, UsageError
-from guardrun.kinds import LEASE_URL, LEDGER_URL, has_password
+from guardrun.kinds import LEASE_URL, LEDGER_URL, PING_URL, has_password
 from guardrun.lean import NamedTuple
 from guardrun.options import OPTIONS, Given
 
@@ -89,10 +89,11 @@ def _from_line(given: Given) -> Settings:
             name, value = option.sets
             _add(settings, name, Setting(value, origin, LINE))
             continue
-        if option.kind in (LEDGER_URL, LEASE_URL) and has_password(text):
+        if option.kind in (LEDGER_URL, LEASE_URL, PING_URL) and has_password(text):
+            variable = f"${option.environment} or " if option.environment else ""
             raise UsageError(
                 f"{origin}: a password in an option can be seen in ps; "
-                f"put the URL into ${option.environment} or the configuration file"
+                f"put the URL into {variable}the configuration file"
             )
         value = _read(option, text, origin, LINE)
         if option.repeatable:

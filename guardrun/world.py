@@ -8,7 +8,7 @@ import time
 from guardrun import cli, identity, kernel, safety
 from guardrun.chance import Chance
 from guardrun.command import Command
-from guardrun.errors import StoreUnavailable
+from guardrun.errors import StoreUnavailable, ToldToStop
 from guardrun.report.log import Log
 from guardrun.run import Tools, run
 from guardrun.supervisor.loop import Loop, find_terminal, take_signals
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from guardrun.ledger.spool import Spool
     from guardrun.model import Outcome, Plan, Run
     from guardrun.ports import Lock, Rng, RunLedger
+    from guardrun.reports import Reports
     from guardrun.term import Bond
 
 
@@ -44,6 +45,7 @@ def perform(plan: Plan) -> NoReturn:
     spare: set[int] = set()
     ledger, spool = _ledger(plan)
     link, bond = _keeper(plan, spool, loop, rng, spare)
+    reports = _reports(plan, loop, spare)
     me = identity.identify(plan, stdin, os.environ, loop)
     log = journal.bind(job_id=me.job_id, job=me.job)
     tools = Tools(
@@ -54,9 +56,12 @@ def perform(plan: Plan) -> NoReturn:
         ledger=ledger or _remote_ledger(plan, link, loop, rng),
         spool=spool,
         command=Command(plan.exec, me, loop, log, mask, stdin, bond, spare),
+        reports=reports,
     )
     outcome = run(plan, me, tools)
     log.close()
+    if reports is not None:
+        outcome = _tell(reports, outcome)
     code = _end(outcome, loop)
     # Everything that matters is closed. What the interpreter would still tidy up takes 6 ms, of
     # the very core on which the next holder of the lock wants to start.
@@ -82,6 +87,28 @@ def _lock(plan: Plan, me: Run, link: Link | None, loop: Loop, rng: Rng) -> Lock 
 
     assert me.lock is not None
     return HostLock(spec, me.lock, loop, rng)
+
+
+# ---------------------------------------------------------------- what others are told
+
+
+def _reports(plan: Plan, loop: Loop, spare: set[int]) -> Reports | None:
+    if plan.report.metrics_textfile is None and plan.report.ping_url is None:
+        return None
+    from guardrun.reports import Reports
+
+    return Reports(plan.report, loop, spare)
+
+
+def _tell(reports: Reports, outcome: Outcome) -> Outcome:
+    """Tell the monitor how it ended: last, because nothing of the run shall wait for it."""
+    try:
+        problem = reports.end(outcome)
+    except ToldToStop as told:
+        return outcome._replace(die_by=told.signum)
+    if problem is not None:
+        cli.say(problem)
+    return outcome
 
 
 # ---------------------------------------------------------------- ledger and spool

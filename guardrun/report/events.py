@@ -139,6 +139,11 @@ def outcome_unsaved(at: float, reason: str, whole: str) -> Event:
     return _event(at, "error", "outcome_unsaved", reason=reason, outcome=whole)
 
 
+def report_failed(at: float, reason: str) -> Event:
+    """Somebody beside the ledger could not be told of the run."""
+    return _event(at, "warning", "report_failed", reason=reason)
+
+
 def run_finished(at: float, outcome: Outcome) -> Event:
     """The last line of a run: the whole outcome."""
     run = outcome.run

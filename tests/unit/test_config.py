@@ -71,6 +71,8 @@ SAMPLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "log-level": ("debug", ()),
     "quiet": ("", ()),
     "redact": ("tok_[a-z]+", ()),
+    "metrics-textfile": ("/var/lib/node_exporter", ()),
+    "ping-url": ("https://hc-ping.com/a", ()),
 }
 # Their own defaults say so: nothing changes when they are given.
 _SAY_THE_DEFAULT = {"exclusive", "nonblock"}
