@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from guardrun.model import Claim, ExecSpec, Grant, Run
     from guardrun.report.log import Log
+    from guardrun.reports import Reports
     from guardrun.supervisor.execute import Execution
     from guardrun.supervisor.loop import Loop
     from guardrun.supervisor.stdin import Stdin
@@ -36,6 +37,7 @@ class Command:
         stdin: Stdin | None,
         bond: Bond | None,
         spare: set[int],
+        reports: Reports | None = None,
     ) -> None:
         self._spec = spec
         self._run = run
@@ -45,6 +47,7 @@ class Command:
         self._stdin = stdin
         self._bond = bond
         self._spare = spare
+        self._reports = reports
         self._held = Held()
         self._captured: Captured | None = None
         self._guard: Guard | None = None
@@ -82,6 +85,8 @@ class Command:
         self._at_large = True
         self._guard.spawn(order, tuple(stdio.values()), held)
         output.sent()
+        if number == 1 and self._reports is not None:
+            self._reports.begin(self._run)  # COMMAND is on its way: it pays nothing for that
         if _STDIN in stdio:
             os.close(stdio[_STDIN])
         execution = watching.watch(

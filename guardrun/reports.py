@@ -32,7 +32,7 @@ class Reports:
         self._begun: Errand | None = None
 
     def begin(self, run: Run) -> None:
-        """Tell the monitor that COMMAND is about to be executed; does not wait for it."""
+        """Tell the monitor that COMMAND is being executed; does not wait for it."""
         if self._spec.ping_url is not None:
             try:
                 self._begun = self._ping(self._spec.ping_url, run, None)

@@ -62,8 +62,6 @@ def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
                 tools.command.prepare()  # the warden gets ready while the ledger syncs
                 held, ending = validate_key(plan, me, tools, held)
             if ending is None:
-                if tools.reports is not None:
-                    tools.reports.begin(me)
                 ending = execute(plan, me, tools, held, attempts)
         except ToldToStop as told:
             tools.command.sweep()

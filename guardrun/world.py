@@ -55,7 +55,7 @@ def perform(plan: Plan) -> NoReturn:
         lock=_lock(plan, me, link, loop, rng),
         ledger=ledger or _remote_ledger(plan, link, loop, rng),
         spool=spool,
-        command=Command(plan.exec, me, loop, log, mask, stdin, bond, spare),
+        command=Command(plan.exec, me, loop, log, mask, stdin, bond, spare, reports),
         reports=reports,
     )
     outcome = run(plan, me, tools)
