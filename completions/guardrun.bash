@@ -140,6 +140,15 @@ __guardrun_subcommand_value() {
         stats:--config)
             __guardrun_files
             ;;
+        metrics:--textfile)
+            __guardrun_files
+            ;;
+        metrics:--ledger-url)
+            __guardrun_offer 'none:'
+            ;;
+        metrics:--config)
+            __guardrun_files
+            ;;
         dead:--ledger-url)
             __guardrun_offer 'none:'
             ;;
@@ -303,6 +312,10 @@ _guardrun() {
                 __guardrun_subcommand stats \
                     '--job --since --last --json --ledger-url --config --help' '' '--job --since --last --ledger-url --config'
                 ;;
+            metrics)
+                __guardrun_subcommand metrics \
+                    '--textfile --since --lease-url --ledger-url --config --help' '' '--textfile --since --lease-url --ledger-url --config'
+                ;;
             dead)
                 __guardrun_subcommand dead \
                     '--limit --job --since --json --ledger-url --config --help' '' '--limit --job --since --ledger-url --config'
@@ -331,7 +344,7 @@ _guardrun() {
         esac
     else
         local named
-        mapfile -t named < <(compgen -W 'run history show why locks unlock keys stats dead rerun flush prune migrate doctor' -- "$cur")
+        mapfile -t named < <(compgen -W 'run history show why locks unlock keys stats metrics dead rerun flush prune migrate doctor' -- "$cur")
         __guardrun_run 1
         COMPREPLY=("${named[@]}" "${COMPREPLY[@]}")
     fi

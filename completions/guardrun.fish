@@ -15,7 +15,7 @@ end
 # Prints where the cursor is: the name of a subcommand, "command", or "options".
 function __guardrun_place
     set -l words (commandline -opc)
-    if contains -- "$words[2]" history show why locks unlock keys stats dead rerun flush prune migrate doctor
+    if contains -- "$words[2]" history show why locks unlock keys stats metrics dead rerun flush prune migrate doctor
         echo $words[2]
         return
     end
@@ -55,6 +55,7 @@ complete -c guardrun -n __guardrun_first -a locks -d 'Show the locks that are he
 complete -c guardrun -n __guardrun_first -a unlock -d 'Take a lock away from its holders, and raise its fencing token.'
 complete -c guardrun -n __guardrun_first -a keys -d 'Show the idempotency keys, the latest claimed first.'
 complete -c guardrun -n __guardrun_first -a stats -d 'Show per job: runs, success, durations, waits, retries, lock failures, duplicates.'
+complete -c guardrun -n __guardrun_first -a metrics -d 'Print metrics of runs, locks and spool in Prometheus\' text format.'
 complete -c guardrun -n __guardrun_first -a dead -d 'Show the runs that failed for good, newest first.'
 complete -c guardrun -n __guardrun_first -a rerun -d 'Run the recorded COMMAND of RUN again, under its job, lock, key and needs.'
 complete -c guardrun -n __guardrun_first -a flush -d 'Record the outcomes that wait in the spool for this ledger.'
@@ -165,6 +166,12 @@ complete -c guardrun -n '__guardrun_at stats' -l json -d 'One JSON object a line
 complete -c guardrun -n '__guardrun_at stats' -l ledger-url -x -a 'none:' -d 'Use this ledger'
 complete -c guardrun -n '__guardrun_at stats' -l config -rF -d 'Use this configuration file'
 complete -c guardrun -n '__guardrun_at stats' -l help -d 'Show what the subcommand takes, and exit'
+complete -c guardrun -n '__guardrun_at metrics' -l textfile -rF -d 'Write this file (….prom), by rename'
+complete -c guardrun -n '__guardrun_at metrics' -l since -x -d 'The window metrics are about runs that began so long ago at most'
+complete -c guardrun -n '__guardrun_at metrics' -l lease-url -x -d 'Use this lease store'
+complete -c guardrun -n '__guardrun_at metrics' -l ledger-url -x -a 'none:' -d 'Use this ledger'
+complete -c guardrun -n '__guardrun_at metrics' -l config -rF -d 'Use this configuration file'
+complete -c guardrun -n '__guardrun_at metrics' -l help -d 'Show what the subcommand takes, and exit'
 complete -c guardrun -n '__guardrun_at dead' -l limit -x -d '0 for all'
 complete -c guardrun -n '__guardrun_at dead' -l job -x -d 'Only runs of this job'
 complete -c guardrun -n '__guardrun_at dead' -l since -x -d 'Started then or later: RFC 3339, or DURATION ago'

@@ -29,7 +29,7 @@ SUBCOMMANDS = {
     "unlock": "guardrun.commands.unlock:unlock",
     "keys": "guardrun.commands.keys:keys",
     "stats": "guardrun.commands.stats:stats",
-    "metrics": _LATER,
+    "metrics": "guardrun.commands.metrics:metrics",
     "dead": "guardrun.commands.dead:dead",
     "rerun": "guardrun.commands.rerun:rerun",
     "each": _LATER,

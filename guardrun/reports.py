@@ -6,13 +6,13 @@ changes nothing.
 
 from __future__ import annotations
 
-from guardrun.errand import Errand
 from guardrun.errors import ToldToStop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from guardrun.errand import Errand
     from guardrun.model import Outcome, ReportSpec, Run
     from guardrun.supervisor.loop import Loop
 
@@ -50,7 +50,7 @@ class Reports:
 
             textfile.write(directory, outcome)
 
-        problem = self._wait(lambda: Errand(write, _FILE, self._spare))
+        problem = self._wait(lambda: self._send(write, _FILE))
         return problem and f"the metrics file in {directory}: {problem}"
 
     def end(self, outcome: Outcome) -> str | None:
@@ -75,7 +75,12 @@ class Reports:
             if request is not None:
                 send(request)
 
-        return Errand(ping, _PING, self._spare)
+        return self._send(ping, _PING)
+
+    def _send(self, task: Callable[[], None], limit: float) -> Errand:
+        from guardrun.errand import Errand  # when COMMAND is on its way
+
+        return Errand(task, limit, self._spare)
 
     def _wait(self, errand: Callable[[], Errand]) -> str | None:
         self._loop.deadline = float("inf")  # COMMAND is over, and the outcome stands

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -44,13 +46,15 @@ class Monitor:
     behaviour: str = "answer"
     """``answer``, ``fail`` (500), ``refuse`` (404), ``hang`` or ``reset``"""
     calls: list[Call] = field(default_factory=list)
+    scheme: str = "http"
+    host: str = "127.0.0.1"
     port: int = 0
     released: threading.Event = field(default_factory=threading.Event)
 
     @property
     def url(self) -> str:
         """Where a job's own check is."""
-        return f"http://127.0.0.1:{self.port}/ping/secret-check"
+        return f"{self.scheme}://{self.host}:{self.port}/ping/secret-check"
 
     def paths(self, number: int) -> list[str]:
         """The paths of the first so many calls, once they have come."""
@@ -59,8 +63,8 @@ class Monitor:
 
 
 @contextlib.contextmanager
-def monitor() -> Iterator[Monitor]:
-    """Run one for as long as the block lasts."""
+def monitor(certified: Path | None = None) -> Iterator[Monitor]:
+    """Run one for as long as the block lasts; by TLS, with a certificate from that directory."""
     made = Monitor()
 
     class Handler(BaseHTTPRequestHandler):
@@ -86,6 +90,11 @@ def monitor() -> Iterator[Monitor]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     made.port = server.server_address[1]
+    if certified is not None:
+        made.scheme, made.host = "https", "localhost"
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certified / "cert", certified / "key")
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -2,7 +2,8 @@
 
 Counters go on from what is in the file, and what a run says nothing of stays as it is: a failure
 keeps the time of the last success. No timestamps, and the same HELP in every file: both are what
-node_exporter wants. Who writes has the directory's flock(2), so that no run's count is lost.
+node_exporter wants. A job is ``job_name``: ``job`` is Prometheus' own label. Who writes has the
+directory's flock(2), so that no run's count is lost.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def write(directory: str, outcome: Outcome) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX)
         name = file_name(outcome.run.job)
         text = render(merge(parse(_read(fd, name)), outcome))
-        _replace(fd, name, text.encode())
+        replace(fd, name, text.encode())
     finally:
         os.close(fd)
 
@@ -83,7 +84,7 @@ def sample(name: str, job: str, result: str | None = None) -> str:
     """A sample's name with its labels."""
     escaped = job.replace("\\", "\\\\").replace('"', '\\"')
     more = "" if result is None else f',result="{result}"'
-    return f'{name}{{job="{escaped}"{more}}}'
+    return f'{name}{{job_name="{escaped}"{more}}}'
 
 
 def render(samples: dict[str, float]) -> str:
@@ -122,7 +123,8 @@ def _read(directory: int, name: str) -> str:
         os.close(fd)
 
 
-def _replace(directory: int, name: str, data: bytes) -> None:
+def replace(directory: int, name: str, data: bytes) -> None:
+    """Put a whole file, readable for all, in the place of ``name``. Raises ``OSError``."""
     draft = f".{name}.{os.getpid()}"  # not .prom: half a file must not be read
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(draft, flags, _MODE, dir_fd=directory)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from monitoring import Monitor, monitor
-from support import Host, Result, eventually, finish
+from support import Host, Result, eventually, finish, no_survivors
 
 from guardrun.report.textfile import file_name, parse
 
@@ -45,8 +45,8 @@ def test_runs_are_counted(host: Host) -> None:
     for _ in range(2):
         assert host.run(*words, "--", "true").code == 0
     found = samples(place, "a")
-    assert found['guardrun_runs_total{job="a",result="success"}'] == 1
-    assert found['guardrun_runs_total{job="a",result="skipped_duplicate"}'] == 1
+    assert found['guardrun_runs_total{job_name="a",result="success"}'] == 1
+    assert found['guardrun_runs_total{job_name="a",result="skipped_duplicate"}'] == 1
     (file,) = place.iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
 
@@ -58,7 +58,7 @@ def test_no_run_is_lost(host: Host) -> None:
     words = ("--metrics-textfile", str(place), "--job", "a", "--log-to", "none", "--", "true")
     started = [host.start("--ledger-url", "none:", *words) for _ in range(12)]
     assert {finish(process).code for process in started} == {0}
-    assert samples(place, "a")['guardrun_runs_total{job="a",result="success"}'] == 12
+    assert samples(place, "a")['guardrun_runs_total{job_name="a",result="success"}'] == 12
 
 
 def test_a_file_that_cannot_be_written(host: Host) -> None:
@@ -174,6 +174,29 @@ def test_nobody_is_told_of_a_killed_run(host: Host, server: Monitor) -> None:
         "start",
         "0",
     ]
+
+
+def test_nothing_is_left_of_a_killed_run(host: Host, server: Monitor, mark: str) -> None:
+    """Who waits for the monitor dies with the run."""
+    server.behaviour = "hang"
+    process = host.start("--ping-url", server.url, "--", "sleep", mark)
+    server.paths(1)
+    process.kill()
+    finish(process)
+    no_survivors(mark)
+
+
+def test_a_monitor_behind_tls(host: Host, certified: Path) -> None:
+    """The monitor's certificate is checked: one that nobody vouches for is told nothing."""
+    with monitor(certified) as server:
+        words = ("--ping-url", server.url, "--", "true")
+        result = host.run(*words, env={"SSL_CERT_FILE": str(certified / "cert")})
+        assert (result.code, result.stderr) == (0, b"")
+        assert len(server.calls) == 2
+        result = host.run(*words, env={"SSL_CERT_FILE": os.devnull})
+        assert result.code == 0
+        assert b"the monitor was not told" in result.stderr
+        assert len(server.calls) == 2
 
 
 def test_a_refused_run_is_no_failure(host: Host, server: Monitor) -> None:

@@ -76,7 +76,6 @@ def command(*words: str | bytes) -> tuple[str | bytes, ...]:
         ("unlock",),
         ("stats", "extra"),
         ("stats", "--last", "0"),
-        ("metrics",),
         ("dead", "--since", "soon"),
         ("why",),
         ("rerun",),

@@ -35,24 +35,24 @@ def after(*outcomes: Outcome) -> dict[str, float]:
 def test_counters_go_on() -> None:
     """Every run counts one by its result, every further attempt one retry."""
     found = after(outcome(), outcome(result="failed", attempts=3), outcome(attempts=2))
-    assert found['guardrun_runs_total{job="a",result="success"}'] == 2
-    assert found['guardrun_runs_total{job="a",result="failed"}'] == 1
-    assert found['guardrun_retries_total{job="a"}'] == 3
+    assert found['guardrun_runs_total{job_name="a",result="success"}'] == 2
+    assert found['guardrun_runs_total{job_name="a",result="failed"}'] == 1
+    assert found['guardrun_retries_total{job_name="a"}'] == 3
 
 
 def test_a_failure_keeps_the_last_success() -> None:
     """When the last success was stays in the file until there is another one."""
     found = after(outcome(at=100.0), outcome(result="failed", at=200.0))
-    assert found['guardrun_last_success_timestamp_seconds{job="a"}'] == 100.0
-    assert found['guardrun_last_run_timestamp_seconds{job="a"}'] == 200.0
+    assert found['guardrun_last_success_timestamp_seconds{job_name="a"}'] == 100.0
+    assert found['guardrun_last_run_timestamp_seconds{job_name="a"}'] == 200.0
 
 
 def test_a_refused_run_says_nothing_of_execution() -> None:
     """A run that executed nothing is counted; duration, exit code and attempts stay."""
     found = after(outcome(attempts=2), outcome(result="lock_busy", attempts=0))
-    assert found['guardrun_runs_total{job="a",result="lock_busy"}'] == 1
-    assert found['guardrun_last_run_exit_code{job="a"}'] == 0
-    assert found['guardrun_last_run_attempts{job="a"}'] == 2
+    assert found['guardrun_runs_total{job_name="a",result="lock_busy"}'] == 1
+    assert found['guardrun_last_run_exit_code{job_name="a"}'] == 0
+    assert found['guardrun_last_run_attempts{job_name="a"}'] == 2
 
 
 @pytest.mark.parametrize(
