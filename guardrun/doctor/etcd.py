@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from guardrun import kernel
 from guardrun.doctor.finding import BROKEN, NOTE, Finding
 from guardrun.errors import StoreUnavailable
 from guardrun.locks.etcd_session import Session
@@ -22,7 +23,11 @@ def look(subject: str, url: str, due: float) -> tuple[str, dict[str, object], li
         alarms = _alarms(session, due)
     finally:
         session.close()
-    told = [_status(one, due) for one in _each(url)]
+    told = []
+    each = _each(url)
+    for done, one in enumerate(each):  # a member that hangs has no more than its share
+        share = (due - kernel.now()) / (len(each) - done)
+        told.append(_status(one, kernel.now() + share))
     versions = sorted({str(one["version"]) for one in told if one["version"]})
     facts: dict[str, object] = {
         "version": ", ".join(versions) or None,
@@ -33,7 +38,7 @@ def look(subject: str, url: str, due: float) -> tuple[str, dict[str, object], li
     where = address(url)
     found = [
         Finding(subject, level, f"{where}: {says}", remedy, facts)
-        for level, says, remedy in _wrong(len(members), told, versions, alarms)
+        for level, says, remedy in wrong(len(members), told, versions, alarms)
     ]
     number = f"{len(members)} members" if len(members) != 1 else "1 member"
     return f"etcd {facts['version'] or 'of unknown version'}, {number}", facts, found
@@ -80,9 +85,10 @@ def _alarms(session: Session, due: float) -> list[str] | None:
     return sorted({str(one.get("alarm", "NONE")) for one in said.get("alarms", ())})
 
 
-def _wrong(
+def wrong(
     members: int, told: list[dict[str, Any]], versions: list[str], alarms: list[str] | None
 ) -> list[tuple[str, str, str]]:
+    """(level, what, remedy) of everything that is; ``told`` is what each member says of itself."""
     found = []
     for alarm in alarms or ():
         mend = "compact, defragment, then etcdctl alarm disarm"

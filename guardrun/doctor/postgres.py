@@ -26,38 +26,51 @@ def look(subject: str, url: str, due: float) -> tuple[str, dict[str, object], li
     finally:
         session.close()
     version, standby, fsync, whole_pages, commit, named, standbys = row
-    where = address(place, os.environ)
     facts: dict[str, object] = {
         "version": version.split()[0],
         "pooled": pooled,
+        "standby": standby,
         "fsync": fsync,
         "full_page_writes": whole_pages,
         "synchronous_commit": commit,
         "synchronous_standby_names": named,
         "standbys": standbys,
     }
-    found = []
-
-    def say(level: str, says: str, remedy: str) -> None:
-        found.append(Finding(subject, level, f"{where}: {says}", remedy, facts))
-
-    if standby:
-        say(BROKEN, "it is a standby, which takes no writes", "name the primary")
-    for name, is_on in (("fsync", fsync), ("full_page_writes", whole_pages)):
-        if not is_on:
-            say(BROKEN, f"{name} is off: power loss forgets what it confirmed", f"set {name} = on")
-    if standbys and not named:
-        says = f"its {standbys} standbys are asynchronous: a failover may forget claims and leases"
-        say(NOTE, says, "name them in synchronous_standby_names, or let COMMAND check the fence")
-    if commit not in _MEANT:
-        says = f"synchronous_commit is {commit} by default; guardrun's own commits say on"
-        say(NOTE, says, "nothing for guardrun; set it to on where COMMAND writes here as well")
-    if pooled and is_session_bound(url):
-        say(BROKEN, "a pooler stands before it: advisory locks need sessions", "go there directly")
-    elif pooled:
-        says = "a pooler stands before it: who waits for a lock asks twice a second"
-        say(NOTE, says, "nothing in transaction mode; for quick handoffs go there directly")
-    if lacking:
-        says = f"our role may not: {', '.join(right for (right,) in lacking)}"
-        say(BROKEN, says, "grant what docs/postgres.md lists for the run role")
+    rights = [right for (right,) in lacking]
+    where = address(place, os.environ)
+    found = [
+        Finding(subject, level, f"{where}: {says}", remedy, facts)
+        for level, says, remedy in wrong(facts, rights, is_session_bound(url))
+    ]
     return f"Postgres {facts['version']}", facts, found
+
+
+def wrong(
+    facts: dict[str, object], lacking: list[str], session_bound: bool
+) -> list[tuple[str, str, str]]:
+    """(level, what, remedy) of everything that is; ``lacking`` are rights that our role has not."""
+    found = []
+    if facts["standby"]:
+        found.append((BROKEN, "it is a standby, which takes no writes", "name the primary"))
+    for name in ("fsync", "full_page_writes"):
+        if not facts[name]:
+            says = f"{name} is off: power loss forgets what it confirmed"
+            found.append((BROKEN, says, f"set {name} = on"))
+    if facts["standbys"] and not facts["synchronous_standby_names"]:
+        says = "its standbys are asynchronous: a failover may forget claims and leases"
+        mend = "name them in synchronous_standby_names, or let COMMAND check the fence"
+        found.append((NOTE, says, mend))
+    if facts["synchronous_commit"] not in _MEANT:
+        says = f"synchronous_commit is {facts['synchronous_commit']}; guardrun's own commits say on"
+        found.append((NOTE, says, "set it to on where COMMAND writes here as well"))
+    if facts["pooled"] and session_bound:
+        says = "a pooler stands before it: advisory locks need sessions"
+        found.append((BROKEN, says, "name the server itself"))
+    elif facts["pooled"]:
+        says = "a pooler stands before it: who waits for a lock asks twice a second"
+        mend = "nothing in transaction mode; for quick handoffs name the server itself"
+        found.append((NOTE, says, mend))
+    if lacking:
+        mend = "grant what docs/postgres.md lists for the run role"
+        found.append((BROKEN, f"our role may not: {', '.join(lacking)}", mend))
+    return found

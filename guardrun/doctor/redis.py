@@ -34,13 +34,13 @@ def look(subject: str, url: str, due: float) -> tuple[str, dict[str, object], li
     where = address(url)
     found = [
         Finding(subject, level, f"{where}: {says}", remedy, facts)
-        for level, says, remedy in _wrong(facts, info)
+        for level, says, remedy in wrong(facts, info)
     ]
     return f"{kind} {facts['version'] or 'of a version it may not tell'}", facts, found
 
 
-def _wrong(facts: dict[str, object], info: dict[str, str]) -> list[tuple[str, str, str]]:
-    """(level, what, remedy) of everything that is."""
+def wrong(facts: dict[str, object], info: dict[str, str]) -> list[tuple[str, str, str]]:
+    """(level, what, remedy) of everything that is; ``info`` are the fields of INFO."""
     found = []
     policy = str(facts["maxmemory_policy"] or "noeviction")
     if info.get("redis_mode") == "cluster":

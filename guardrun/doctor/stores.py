@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 from guardrun import kernel
+from guardrun.commands.stores import Patience
+from guardrun.config import LEASES_OF_LATER
 from guardrun.doctor.asked import Stores
-from guardrun.doctor.finding import NOTE, OK, Finding, told
+from guardrun.doctor.finding import BROKEN, NOTE, OK, Finding, told
 from guardrun.errors import GuardrunError
 from guardrun.ledger.sqlite_file import path_of
 from guardrun.locks.signs import open_signs
 from guardrun.locks.stores import ETCD, address
 from guardrun.model import LedgerSpec
+from guardrun.supervisor.retry import insist
 
 _LONGEST = 5.0
 """s for one store, where --store-wait is longer"""
+_CAP = 1.0
+"""s; the longest that asking once more is put off"""
 _APART = 1.0
 """s that a host's clock may differ from a store's before that is worth a word"""
 
@@ -42,7 +48,12 @@ def examine(stores: Stores) -> list[Finding]:
     for ledger in stores.ledgers:
         found += _ledger(ledger, due)
     for url in stores.leases:
-        found += _remote("leases", url, due)
+        kind = url.partition(":")[0]
+        if kind in LEASES_OF_LATER:
+            says = f"leases in {kind} are not in this version"
+            found.append(Finding("leases", BROKEN, says, "name another lease store"))
+        else:
+            found += _remote("leases", url, due)
     return found
 
 
@@ -60,9 +71,17 @@ def _ledger(spec: LedgerSpec, patience: float) -> list[Finding]:
 
 def _remote(subject: str, url: str, patience: float) -> list[Finding]:
     """A store behind a network, of any kind."""
+    look = _look(url)
+    until = kernel.now() + patience
     try:
-        answer = measure(url, kernel.now() + patience)
-        what, known, wrong = _look(url)(subject, url, kernel.now() + patience)
+        # As a run does: a member that is lost, or an election, is over when one asks again.
+        answer, (what, known, wrong) = insist(
+            Patience(),
+            random.Random(),
+            until,
+            _CAP,
+            lambda due: (measure(url, due), look(subject, url, due)),
+        )
     except GuardrunError as error:
         return [told(subject, error)]
     facts = {
@@ -73,7 +92,7 @@ def _remote(subject: str, url: str, patience: float) -> list[Finding]:
     }
     quick = f"answers in {answer.latency * 1000:.1f} ms"
     says = f"{address(url)}: {what}, {quick}, its clock is {_clock(answer.offset)}"
-    return [Finding(subject, OK, says, facts=facts), *_apart(subject, url, answer), *wrong]
+    return [Finding(subject, OK, says, facts=facts), *apart(subject, url, answer), *wrong]
 
 
 def measure(url: str, due: float) -> Answer:
@@ -89,7 +108,8 @@ def measure(url: str, due: float) -> Answer:
     return Answer(latency, clock - sent - latency / 2)
 
 
-def _apart(subject: str, url: str, answer: Answer) -> list[Finding]:
+def apart(subject: str, url: str, answer: Answer) -> list[Finding]:
+    """What is to be said about a store's clock that shows another time than ours."""
     if abs(answer.offset) <= _APART + answer.latency:
         return []
     says = f"{address(url)}: its clock is {_clock(answer.offset)} of this host's"

@@ -7,7 +7,9 @@ import os
 import shutil
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
 import servers
 from places import make_place
 from support import Host, write_script
@@ -217,3 +219,43 @@ def test_an_etcd(host: Host) -> None:
     known = facts(found, "leases")
     assert known["members"] == 1
     assert known["endpoints"][0]["problem"] is None
+
+
+def test_a_cluster_that_has_lost_a_member(host: Host) -> None:
+    """Whoever is down is named, and the others are still asked."""
+    with servers.EtcdCluster.start() as cluster:
+        env = {"GUARDRUN_LEASE_URL": cluster.url}
+        assert of(look(host, env=env), "leases", "broken") == []
+        for lose in (cluster.members[1].pause, cluster.members[1].kill):
+            lose()
+            known = facts(look(host, env=env), "leases")
+            assert known["members"] == 3
+            assert [one["problem"] is None for one in known["endpoints"]] == [True, False, True]
+
+
+def test_a_role_that_may_not(host: Host, database_url: str) -> None:
+    """A role without the rights of a run is told which it lacks."""
+    owner = {"GUARDRUN_LEDGER_URL": database_url}
+    assert host.run("migrate", env=owner).code == 0
+    role = "reader" + database_url.rpartition("/")[2][-8:].strip("_-")
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for statement in (
+            f"CREATE ROLE \"{role}\" LOGIN PASSWORD '{SECRET}'",
+            f'GRANT USAGE ON SCHEMA guardrun TO "{role}"',
+            f'GRANT SELECT ON guardrun.schema_version TO "{role}"',
+        ):
+            connection.execute(statement.encode())
+        at = urlsplit(database_url)
+        url = at._replace(netloc=f"{role}:{SECRET}@{at.hostname}:{at.port}").geturl()
+        found = look(host, env={"GUARDRUN_LEDGER_URL": url}, code=1)
+        (says,) = [one for one in of(found, "ledger", "broken") if "our role may not" in one]
+        assert "runs: INSERT" in says
+        assert SECRET not in json.dumps(found)
+        connection.execute(f'DROP OWNED BY "{role}"'.encode())
+        connection.execute(f'DROP ROLE "{role}"'.encode())
+
+
+def test_a_store_of_a_later_version(host: Host) -> None:
+    """A lease store that this version does not have is a finding."""
+    found = look(host, env={"GUARDRUN_LEASE_URL": "consul://127.0.0.1"}, code=1)
+    assert any("not in this version" in says for says in of(found, "leases", "broken"))

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from guardrun.doctor import etcd, postgres, redis
 from guardrun.doctor.cron import Tab, examine_tab
 from guardrun.doctor.etcd import is_repaired
 from guardrun.doctor.finding import BROKEN, NOTE, Finding, told
 from guardrun.doctor.places import mount_of
+from guardrun.doctor.stores import Answer, apart
 from guardrun.errors import StoreUnavailable
 
 
@@ -111,3 +113,105 @@ def test_the_last_clause_is_the_remedy() -> None:
     assert told("ledger", StoreUnavailable("has no schema: run guardrun migrate")).remedy == (
         "run guardrun migrate"
     )
+
+
+# ---------------------------------------------------------------- stores
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected"), [(0.5, []), (-0.9, []), (1.5, [NOTE]), (-3600.0, [NOTE])]
+)
+def test_clocks_that_disagree(offset: float, expected: list[str]) -> None:
+    """More than a second is worth a word, and no more than that: no promise hangs on it."""
+    found = apart("leases", "redis://:hunter2@a:1/0", Answer(0.001, offset))
+    assert [one.level for one in found] == expected
+    assert "hunter2" not in str(found)
+
+
+REDIS = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "maxmemory": "0",
+    "maxmemory_policy": "noeviction",
+    "replicas": 0,
+    "min_replicas_to_write": "0",
+}
+
+
+@pytest.mark.parametrize(
+    ("facts", "info", "expected"),
+    [
+        ({}, {}, []),
+        ({"maxmemory_policy": "allkeys-lru"}, {}, [NOTE]),
+        ({"maxmemory_policy": "allkeys-lru", "maxmemory": "1000"}, {}, [BROKEN]),
+        ({"maxmemory_policy": "volatile-ttl", "maxmemory": "1000"}, {}, [NOTE]),
+        ({"appendonly": "no"}, {}, [NOTE]),
+        ({"appendfsync": "everysec"}, {}, [NOTE]),
+        ({"appendonly": None, "appendfsync": None, "maxmemory": None}, {}, [NOTE]),
+        ({"replicas": 2}, {}, [NOTE]),
+        ({"replicas": 2, "min_replicas_to_write": "1"}, {}, []),
+        ({}, {"role": "slave"}, [BROKEN]),
+        ({}, {"redis_mode": "cluster"}, [BROKEN]),
+    ],
+)
+def test_settings_of_redis(
+    facts: dict[str, object], info: dict[str, str], expected: list[str]
+) -> None:
+    """What evicts a held lock is broken; what forgets it after a crash or failover is a note."""
+    assert [level for level, *_ in redis.wrong({**REDIS, **facts}, info)] == expected
+
+
+POSTGRES = {
+    "pooled": False,
+    "standby": False,
+    "fsync": True,
+    "full_page_writes": True,
+    "synchronous_commit": "on",
+    "synchronous_standby_names": "",
+    "standbys": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("facts", "lacking", "session_bound", "expected"),
+    [
+        ({}, [], False, []),
+        ({"fsync": False}, [], False, [BROKEN]),
+        ({"full_page_writes": False}, [], False, [BROKEN]),
+        ({"standby": True}, [], False, [BROKEN]),
+        ({"standbys": 1}, [], False, [NOTE]),
+        ({"standbys": 1, "synchronous_standby_names": "*"}, [], False, []),
+        ({"synchronous_commit": "off"}, [], False, [NOTE]),
+        ({"synchronous_commit": "remote_apply"}, [], False, []),
+        ({"pooled": True}, [], False, [NOTE]),
+        ({"pooled": True}, [], True, [BROKEN]),
+        ({}, ["runs: INSERT"], False, [BROKEN]),
+    ],
+)
+def test_settings_of_postgres(
+    facts: dict[str, object], lacking: list[str], session_bound: bool, expected: list[str]
+) -> None:
+    """What power loss would forget, and what keeps runs from writing, is broken."""
+    found = postgres.wrong({**POSTGRES, **facts}, lacking, session_bound)
+    assert [level for level, *_ in found] == expected
+
+
+WELL = {"url": "etcd://a:2379", "problem": None}
+
+
+@pytest.mark.parametrize(
+    ("members", "told", "alarms", "expected"),
+    [
+        (3, [WELL], [], []),
+        (3, [WELL], None, []),
+        (3, [WELL, {**WELL, "problem": "refused"}], [], [NOTE]),
+        (3, [WELL], ["NOSPACE"], [BROKEN]),
+        (1, [WELL], [], [NOTE]),
+        (4, [WELL], [], [NOTE]),
+    ],
+)
+def test_members_of_etcd(
+    members: int, told: list[dict[str, object]], alarms: list[str] | None, expected: list[str]
+) -> None:
+    """What stops writes is broken; what the next loss of a member would stop is a note."""
+    assert [level for level, *_ in etcd.wrong(members, told, ["3.5.13"], alarms)] == expected
