@@ -24,12 +24,13 @@ from guardrun.options import OPTIONS, parse
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    ROOT / "deploy" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 MAN = ROOT / "man" / "guardrun.1"
 BUILT = [name for name, target in SUBCOMMANDS.items() if target]
 
-pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def test_generated_files_are_up_to_date() -> None:
