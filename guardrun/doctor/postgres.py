@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+import psycopg
+
 from guardrun import sql
 from guardrun.address import address
 from guardrun.doctor.finding import BROKEN, NOTE, Finding
 from guardrun.locks.stores import database_url, is_session_bound
-from guardrun.postgres.connection import LEASES, LEDGER
+from guardrun.postgres.connection import LEASES, LEDGER, connect
 from guardrun.postgres.session import Session
 
 _SQL = sql.statements("postgres", "doctor")
@@ -22,13 +24,14 @@ def look(subject: str, url: str, due: float) -> tuple[str, dict[str, object], li
     session = Session(place, store)
     try:
         (row,), lacking = session.transact(due, (_SQL["server"], {}), (_SQL["rights"], {}))
-        pooled = not session.pid  # the process that answers is not the one libpq was told of
+        # Pooled: the process that answers is not the one libpq was told of.
+        pool_mode = None if session.pid else _pool_mode(session, place, store, due)
     finally:
         session.close()
     version, standby, fsync, whole_pages, commit, named, standbys = row
     facts: dict[str, object] = {
         "version": version.split()[0],
-        "pooled": pooled,
+        "pool_mode": pool_mode,
         "standby": standby,
         "fsync": fsync,
         "full_page_writes": whole_pages,
@@ -43,6 +46,30 @@ def look(subject: str, url: str, due: float) -> tuple[str, dict[str, object], li
         for level, says, remedy in wrong(facts, rights, is_session_bound(url))
     ]
     return f"Postgres {facts['version']}", facts, found
+
+
+def _pool_mode(ours: Session, place: str, store: str, due: float) -> str:
+    """How a pooler shares its connections: for a statement, a transaction, or a session.
+
+    PgBouncer gives the next client the server's process that was used last, unless that is still
+    another client's own.
+    """
+    fresh = connect(place, due, store)
+    try:
+        fresh.execute("BEGIN")
+        fresh.execute("ROLLBACK")
+    except psycopg.Error:
+        return "statement"
+    finally:
+        fresh.close()
+    other = Session(place, store)
+    asked: tuple[str, dict[str, str]] = (_SQL["process"], {})
+    try:
+        return (
+            "transaction" if ours.transact(due, asked) == other.transact(due, asked) else "session"
+        )
+    finally:
+        other.close()
 
 
 def wrong(
@@ -63,12 +90,16 @@ def wrong(
     if facts["synchronous_commit"] not in _MEANT:
         says = f"synchronous_commit is {facts['synchronous_commit']}; guardrun's own commits say on"
         found.append((NOTE, says, "set it to on where COMMAND writes here as well"))
-    if facts["pooled"] and session_bound:
-        says = "a pooler stands before it: advisory locks need sessions"
+    mode = facts["pool_mode"]
+    if mode == "statement":
+        says = "a pooler in statement mode stands before it: there are no transactions"
+        found.append((BROKEN, says, "set pool_mode = transaction"))
+    elif mode and session_bound:
+        says = f"a pooler stands before it ({mode} mode): advisory locks need sessions of their own"
         found.append((BROKEN, says, "name the server itself"))
-    elif facts["pooled"]:
-        says = "a pooler stands before it: who waits for a lock asks twice a second"
-        mend = "nothing in transaction mode; for quick handoffs name the server itself"
+    elif mode:
+        says = f"a pooler stands before it ({mode} mode): who waits for a lock asks twice a second"
+        mend = "nothing for the ledger; for quick handoffs of leases name the server itself"
         found.append((NOTE, says, mend))
     if lacking:
         mend = "grant what docs/postgres.md lists for the run role"

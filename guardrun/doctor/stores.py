@@ -47,7 +47,8 @@ def examine(stores: Stores) -> list[Finding]:
     found: list[Finding] = []
     for ledger in stores.ledgers:
         found += _ledger(ledger, due)
-    for url in stores.leases:
+    known = [ledger.url for ledger in stores.ledgers]
+    for url in (one for one in stores.leases if one not in known):
         kind = url.partition(":")[0]
         if kind in LEASES_OF_LATER:
             says = f"leases in {kind} are not in this version"

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
+import pytest
 import servers
 from places import make_place
 from support import Host, write_script
@@ -189,7 +190,7 @@ def test_a_postgres(host: Host) -> None:
         assert of(found, "ledger", "broken") == []
         known = facts(found, "ledger")
         assert known["version"][0].isdigit()
-        assert (known["fsync"], known["pooled"]) == (True, False)
+        assert (known["fsync"], known["pool_mode"]) == (True, None)
 
 
 def test_a_postgres_that_forgets(host: Host) -> None:
@@ -210,6 +211,18 @@ def test_a_pooler(host: Host) -> None:
     advisory = url.replace("postgresql:", "postgresql+advisory:")
     found = look(host, env={"GUARDRUN_LEASE_URL": advisory}, code=1)
     assert any("advisory locks need sessions" in says for says in of(found, "leases", "broken"))
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction", "statement"])
+def test_modes_of_a_pooler(host: Host, mode: str) -> None:
+    """Who shares a server's process with whom is told; without transactions it is broken."""
+    place = make_place("postgres", host)
+    with servers.PgBouncer.start(place.url, mode) as pooler:
+        env = {"GUARDRUN_LEDGER_URL": pooler.url_for(place.url)}
+        found = look(host, env=env, code=1)  # the server of the tests does without fsync
+        assert facts(found, "ledger")["pool_mode"] == mode
+        pooled = [says for says in of(found, "ledger", "broken") if "pooler" in says]
+        assert bool(pooled) is (mode == "statement")
 
 
 def test_an_etcd(host: Host) -> None:

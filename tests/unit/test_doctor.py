@@ -162,7 +162,7 @@ def test_settings_of_redis(
 
 
 POSTGRES = {
-    "pooled": False,
+    "pool_mode": None,
     "standby": False,
     "fsync": True,
     "full_page_writes": True,
@@ -183,8 +183,9 @@ POSTGRES = {
         ({"standbys": 1, "synchronous_standby_names": "*"}, [], False, []),
         ({"synchronous_commit": "off"}, [], False, [NOTE]),
         ({"synchronous_commit": "remote_apply"}, [], False, []),
-        ({"pooled": True}, [], False, [NOTE]),
-        ({"pooled": True}, [], True, [BROKEN]),
+        ({"pool_mode": "transaction"}, [], False, [NOTE]),
+        ({"pool_mode": "session"}, [], True, [BROKEN]),
+        ({"pool_mode": "statement"}, [], False, [BROKEN]),
         ({}, ["runs: INSERT"], False, [BROKEN]),
     ],
 )

@@ -7,6 +7,9 @@ SELECT current_setting('server_version'), pg_is_in_recovery(),
        current_setting('synchronous_commit'), current_setting('synchronous_standby_names'),
        (SELECT count(*) FROM pg_catalog.pg_stat_replication)
 
+-- name: process
+SELECT pg_backend_pid()
+
 -- name: rights
 -- What the run role of docs/postgres.md may, and we may not.
 SELECT wanted.tab || ': ' || wanted.verb
