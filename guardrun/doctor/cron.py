@@ -18,7 +18,9 @@ from guardrun.options import parse
 _PATH = "/usr/bin:/bin"
 """what Debian's and Vixie's cron start with, whatever a login shell has"""
 _VARIABLE = re.compile(r"\s*(\w+)\s*=\s*(.*)")
-_CALL = re.compile(r"(?:^|[\s;&|(])((?:\S*/)?guardrun)(?=\s)(.*)")
+_BEFORE = r"(?:(?:\w+=\S*|nice|ionice|chronic|exec|env|nohup|setsid|sudo|-\S+|\d+)\s+)*"
+"""variables, and programs that run another"""
+_CALL = re.compile(rf"(?:^|[;&|(])\s*{_BEFORE}((?:\S*/)?guardrun)(?=\s)(.*)")
 _SYSTEM = ("/etc/crontab", "/etc/cron.d")
 
 

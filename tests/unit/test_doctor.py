@@ -42,6 +42,7 @@ def test_other_lines_are_not_ours() -> None:
     """Comments, variables and other programs are none of our business."""
     assert levels("# 5 2 * * * guardrun -- date +%F\nA=b\n5 2 * * * date +%F\n\n") == []
     assert levels("5 2 * * * echo /etc/guardrun/config.toml\n") == []
+    assert levels("5 2 * * * cd /etc/guardrun && date +%F\n") == []
 
 
 def test_the_path_of_cron(program: Path) -> None:
@@ -52,6 +53,7 @@ def test_the_path_of_cron(program: Path) -> None:
     assert "PATH=/usr/bin:/bin" in found.says
     assert levels(f"PATH={program.parent}:/bin\n{line}") == []
     assert levels(f"5 2 * * * {program}-gone/guardrun -q -- true\n") == [BROKEN]
+    assert levels("5 2 * * * cd /srv; A=1 nice -n 10 guardrun -q -- true\n") == [BROKEN]
 
 
 def test_a_percent_sign_ends_the_command(program: Path) -> None:
