@@ -17,15 +17,10 @@ def main() -> int:
     given = _arguments()
     before = machine.load()
     with scene.directory(given.place) as name:
+        server, missing = _server(Path(name).parent)
         process.adopt_orphans()
         try:
             here = Scene.lay(Path(name), str(Path(sys.executable).with_name("guardrun")))
-            missing: list[str] = []
-            server = None
-            try:
-                server = postgres.start(Path(name).parent)
-            except launcher.Missing as absent:
-                missing.append(str(absent))
             print(*machine.facts(here, before, missing), sep="\n", flush=True)
             sizes = (0, *given.runs)
             for section in ledger.measure(here, server, sizes, given.pairs, given.rounds):
@@ -33,6 +28,14 @@ def main() -> int:
         finally:
             process.kill_all()
     return 0
+
+
+def _server(place: Path) -> tuple[postgres.Server | None, list[str]]:
+    """A Postgres, or what is missing; before orphans are adopted: who clears up after it is one."""
+    try:
+        return postgres.start(place), []
+    except launcher.Missing as absent:
+        return None, [f"Postgres ({absent})"]
 
 
 def _arguments() -> argparse.Namespace:
