@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from guardrun import kernel
+from guardrun.doctor import quorum
 from guardrun.doctor.finding import BROKEN, NOTE, Finding
 from guardrun.errors import StoreUnavailable
 from guardrun.locks.etcd_session import Session
@@ -101,13 +102,7 @@ def wrong(
         if not is_repaired(version):
             says = f"etcd {version} may end leases that were renewed, when its leader stalls"
             found.append((NOTE, says, "take 3.4.31, 3.5.13 or later (etcd issue 15247)"))
-    if members < 3:
-        says = f"{members} of its members make a majority: the loss of one stops every renewal"
-        found.append((NOTE, says, "run three members"))
-    elif members % 2 == 0:
-        says = f"{members} members bear the loss of no more than {members - 1} do"
-        found.append((NOTE, says, "run an odd number of members"))
-    return found
+    return found + quorum.wrong(members, "members")
 
 
 def is_repaired(version: str) -> bool:

@@ -10,13 +10,12 @@ from typing import NamedTuple
 
 from guardrun import kernel
 from guardrun.commands.stores import Patience
-from guardrun.config import LEASES_OF_LATER
 from guardrun.doctor.asked import Stores
-from guardrun.doctor.finding import BROKEN, NOTE, OK, Finding, told
+from guardrun.doctor.finding import NOTE, OK, Finding, told
 from guardrun.errors import GuardrunError
 from guardrun.ledger.sqlite_file import path_of
 from guardrun.locks.signs import open_signs
-from guardrun.locks.stores import ETCD, address
+from guardrun.locks.stores import CONSUL, ETCD, address
 from guardrun.model import LedgerSpec
 from guardrun.supervisor.retry import insist
 
@@ -49,12 +48,7 @@ def examine(stores: Stores) -> list[Finding]:
         found += _ledger(ledger, due)
     known = [ledger.url for ledger in stores.ledgers]
     for url in (one for one in stores.leases if one not in known):
-        kind = url.partition(":")[0]
-        if kind in LEASES_OF_LATER:
-            says = f"leases in {kind} are not in this version"
-            found.append(Finding("leases", BROKEN, says, "name another lease store"))
-        else:
-            found += _remote("leases", url, due)
+        found += _remote("leases", url, due)
     return found
 
 
@@ -138,6 +132,10 @@ def _look(url: str) -> Look:
         from guardrun.doctor import etcd
 
         return etcd.look
+    if scheme in CONSUL:
+        from guardrun.doctor import consul
+
+        return consul.look
     from guardrun.doctor import redis
 
     return redis.look

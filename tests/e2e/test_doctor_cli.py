@@ -234,6 +234,15 @@ def test_an_etcd(host: Host) -> None:
     assert known["endpoints"][0]["problem"] is None
 
 
+def test_a_consul(host: Host) -> None:
+    """Servers and version are told, also of one that asks who we are; one server is a note."""
+    found = look(host, env={"GUARDRUN_LEASE_URL": servers.consul_url()})
+    assert any("run three servers" in one["remedy"] for one in found if one["level"] == "note")
+    known = facts(found, "leases")
+    assert known["servers"] == 1
+    assert known["version"]
+
+
 def test_a_cluster_that_has_lost_a_member(host: Host) -> None:
     """Whoever is down is named, and the others are still asked."""
     with servers.EtcdCluster.start() as cluster:
@@ -266,9 +275,3 @@ def test_a_role_that_may_not(host: Host, database_url: str) -> None:
         assert SECRET not in json.dumps(found)
         connection.execute(f'DROP OWNED BY "{role}"'.encode())
         connection.execute(f'DROP ROLE "{role}"'.encode())
-
-
-def test_a_store_of_a_later_version(host: Host) -> None:
-    """A lease store that this version does not have is a finding."""
-    found = look(host, env={"GUARDRUN_LEASE_URL": "consul://127.0.0.1"}, code=1)
-    assert any("not in this version" in says for says in of(found, "leases", "broken"))

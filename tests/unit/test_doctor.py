@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from guardrun.doctor import etcd, postgres, redis
+from guardrun.doctor import consul, etcd, postgres, redis
 from guardrun.doctor.cron import Tab, examine_tab
 from guardrun.doctor.etcd import is_repaired
 from guardrun.doctor.finding import BROKEN, NOTE, Finding, told
@@ -218,3 +218,12 @@ def test_members_of_etcd(
 ) -> None:
     """What stops writes is broken; what the next loss of a member would stop is a note."""
     assert [level for level, *_ in etcd.wrong(members, told, ["3.5.13"], alarms)] == expected
+
+
+@pytest.mark.parametrize(
+    ("servers", "version", "expected"),
+    [(3, "1.20.1", []), (3, None, []), (3, "1.7.14", [NOTE]), (1, "1.8.7", [NOTE])],
+)
+def test_servers_of_consul(servers: int, version: str | None, expected: list[str]) -> None:
+    """A version that nobody has tried, and too few servers, are notes."""
+    assert [level for level, *_ in consul.wrong(servers, version)] == expected
