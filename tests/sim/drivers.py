@@ -35,6 +35,7 @@ from .network import Network, Server
 
 if TYPE_CHECKING:
     from .checks import Checker
+    from .etcd_store import EtcdService
 
 
 class Bell(File):
@@ -51,12 +52,27 @@ class Bell(File):
 class LeaseService:
     """A server of leases."""
 
+    forgets = True
+    """whether a crash may lose what it has said"""
+
     def __init__(self, server: Server, model: LeaseModel, network: Network, checker: Checker):
         self.server = server
         self.model = model
         self._network = network
         self.checker = checker
         self._listeners: dict[str, SimLeases] = {}
+
+    def connect(self, keeper: Program) -> SimLeases:
+        """What a keeper asks it with."""
+        return SimLeases(self, self._network, keeper)
+
+    def holders(self, lock: str, now: float) -> tuple[Place, ...]:
+        """The places that are taken, the oldest first; changes nothing."""
+        return self.model.holders(lock, now)
+
+    def waiters(self, lock: str, now: float) -> tuple[str, ...]:
+        """Tokens of those who wait, first come first."""
+        return self.model.waiters(lock, now)
 
     def acquire(self, client: SimLeases, wanted: LeaseRequest, wait: bool, now: float) -> Any:
         self.checker.jobs[wanted.job_id].lease_token = wanted.token
@@ -183,7 +199,11 @@ class LedgerService:
     """A server of runs and keys."""
 
     def __init__(
-        self, server: Server, model: LedgerModel, leases: LeaseService | None, checker: Checker
+        self,
+        server: Server,
+        model: LedgerModel,
+        leases: LeaseService | EtcdService | None,
+        checker: Checker,
     ) -> None:
         self.server = server
         self.model = model
@@ -208,7 +228,7 @@ class LedgerService:
         if wanted is None:
             recorded = self.model.finish(outcome, ago, now)
         else:
-            assert self._leases is not None
+            assert isinstance(self._leases, LeaseService)
             recorded = self.model.finish_and_release(outcome, wanted, ago, now)
             self.checker.given_up(wanted)
             self._leases.wake()

@@ -291,7 +291,8 @@ class Faults:
         server = self._world.rng.choice(scene.servers)
         self._count("store crashed", server.name)
         server.crash()
-        if server is not scene.ledger_server and self._world.rng.random() < 0.4:
+        forgets = scene.leases is not None and scene.leases.forgets
+        if server is not scene.ledger_server and forgets and self._world.rng.random() < 0.4:
             self._count("store forgot everything", server.name)
             scene.lease_model.forget()
             for job in scene.jobs:

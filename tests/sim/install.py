@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from . import syscalls
+from . import http, syscalls
 
 _OS, _SELECT = ("os", syscalls.OS), ("select", syscalls.SELECT)
 _SIGNAL, _TIME = ("signal", syscalls.SIGNAL), ("time", syscalls.TIME)
@@ -32,6 +32,9 @@ REPLACED: dict[str, tuple[tuple[str, Any], ...]] = {
     "keeper.keeper": (_SELECT,),
     "keeper.insist": (_SELECT,),
     "keeper.lease_proxy": (_OS, _SELECT),
+    "locks.json_http": (("Wire", http.Wire),),
+    "locks.etcd_session": (_TIME,),
+    "locks.watches": (_SELECT,),
     "keeper.link": (_OS, _SELECT, _SIGNAL, ("detach", syscalls.detach)),
 }
 """module of guardrun → its names, and what stands for them"""

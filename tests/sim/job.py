@@ -16,7 +16,7 @@ from guardrun.supervisor.loop import PASSED, STOP, Loop, Terminal
 from guardrun.world import start_keeper
 
 from .command import CommandProcess, Habits, draw_habits
-from .drivers import SimLeases, SimLedger, SimSpool
+from .drivers import SimLedger, SimSpool
 from .machine import Host, Program
 
 if TYPE_CHECKING:
@@ -144,9 +144,7 @@ class Job:
         awake = self.host.awake() + scene.world.rng.uniform(0.02, 0.2)
         keeper.wait(lambda: False, awake_due=awake)
         leases = (
-            None
-            if scene.leases is None or self.plan.lock is None
-            else SimLeases(scene.leases, scene.network, keeper)
+            None if scene.leases is None or self.plan.lock is None else scene.leases.connect(keeper)
         )
         if scene.ledger is None:
             return Stores(None, None, leases, together=False)

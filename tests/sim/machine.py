@@ -32,6 +32,8 @@ class File:
     def __init__(self) -> None:
         self.references = 0
         self.waiters: dict[Process, None] = {}
+        self.pollers: dict[File, None] = {}
+        """epolls in which it is"""
 
     def events(self, process: Process) -> int:
         """What poll(2) would say of it to this process."""
@@ -44,6 +46,8 @@ class File:
         """It may have become ready."""
         for process in tuple(self.waiters):
             world.wake(process)
+        for poller in tuple(self.pollers):
+            poller.notify(world)
 
 
 class Hooks(Protocol):
@@ -353,6 +357,8 @@ class World:
         self.rng = random.Random(seed)
         self.now = 0.0
         self.hosts: list[Host] = []
+        self.sites: dict[str, Any] = {}
+        """who answers HTTP, by the host's name"""
         self.hub = getcurrent()
         self.current: Program | None = None
         self.closed = False

@@ -74,6 +74,8 @@ class Server:
         self._rate = rate
         self._epoch = epoch
         self._waiting: list[Callable[[], None]] = []
+        self.on_crash: Callable[[], None] = lambda: None
+        self.on_start: Callable[[], None] = lambda: None
 
     def clock(self) -> float:
         """Its own time, in seconds since 1970."""
@@ -114,10 +116,12 @@ class Server:
         """Be down; what was not answered never will be."""
         self.up = False
         self._waiting.clear()
+        self.on_crash()
 
     def start(self) -> None:
         """Be up again."""
         self.up = True
+        self.on_start()
 
 
 class Network:

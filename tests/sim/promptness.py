@@ -89,13 +89,14 @@ class Promptness:
         if left_to_its_ttl or not self._is_calm(since - _SETTLED):
             return
         # With --on-lease-loss warn a lock that was lost once is not released: the contract says so.
-        if job.plan.lock is not None and not job.voided and not job.warns:
+        if scene.leases is not None and job.leased and not job.voided and not job.warns:
+            assert job.plan.lock is not None
             now, lock = scene.lease_server.clock(), job.plan.lock.name
             assert lock is not None
-            for place in scene.lease_model.holders(lock, now):
+            for place in scene.leases.holders(lock, now):
                 if place.job_id == job.me.job_id and not place.released:
                     self._checker.violate("L", f"{job} is gone, and its lock is still taken")
-            if job.lease_token in scene.lease_model.waiters(lock, now):
+            if job.lease_token in scene.leases.waiters(lock, now):
                 self._checker.violate("L", f"{job} is gone, and still stands in the queue")
         held = scene.ledger_model.keys.get(job.me.key or "")
         if held is not None and held.token == job.me.token and held.state == "running":
@@ -104,17 +105,19 @@ class Promptness:
     def expect_handoff(self, lock: str) -> None:
         """A place is free: whoever is first in the queue gets it."""
         scene, world = self._checker.scene, self._checker.world
+        assert scene.leases is not None
         now = scene.lease_server.clock()
-        if len(scene.lease_model.holders(lock, now)) >= scene.slots:
+        if len(scene.leases.holders(lock, now)) >= scene.slots:
             return  # its not-before time is to come, and nobody tells when it has
-        for token in scene.lease_model.waiters(lock, now):
+        for token in scene.leases.waiters(lock, now):
             world.after(_HANDED_OVER, self._is_handed_over, lock, token, world.now)
             return
 
     def _is_handed_over(self, lock: str, token: str, since: float) -> None:
         scene, now = self._checker.scene, self._checker.scene.lease_server.clock()
-        waiters = scene.lease_model.waiters(lock, now)
-        taken = scene.lease_model.holders(lock, now)
+        assert scene.leases is not None
+        waiters = scene.leases.waiters(lock, now)
+        taken = scene.leases.holders(lock, now)
         job = next((job for job in scene.jobs if job.lease_token == token), None)
         well = job is not None and not job.faulted and not job.over()
         free = waiters[:1] == (token,) and len(taken) < scene.slots

@@ -17,6 +17,7 @@ from guardrun.model import (
 
 from .checks import Checker
 from .drivers import LeaseService, LedgerService
+from .etcd_store import EtcdService
 from .faults import Faults
 from .job import Job
 from .lease_model import LeaseModel
@@ -89,17 +90,21 @@ class Scene:
             self.lease_server = Server(world, "leases", self._rate(), self._wall())
         self.servers = list(dict.fromkeys((self.ledger_server, self.lease_server)))
         self.lease_model = LeaseModel(alive=world.rng.choice((9.0, 15.0)))
-        self.leases = (
-            None
-            if kind == "key"
-            else LeaseService(self.lease_server, self.lease_model, self.network, self.checker)
-        )
+        self.leases = None if kind == "key" else self._draw_leases()
         self.ledger_model = LedgerModel(self.claim_ttl, self.lease_model)
         self.ledger = (
             None
             if kind == "lease"
             else LedgerService(self.ledger_server, self.ledger_model, self.leases, self.checker)
         )
+
+    def _draw_leases(self) -> LeaseService | EtcdService:
+        """Of leases in a store of their own every second seed has etcd's real protocol."""
+        world, network = self.world, self.network
+        if self.lease_server is not self.ledger_server and world.seed % 2:
+            world.counts["leases in etcd"] += 1
+            return EtcdService(self.lease_server, network, self.checker)
+        return LeaseService(self.lease_server, self.lease_model, network, self.checker)
 
     # ------------------------------------------------------------ runs
 

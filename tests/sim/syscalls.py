@@ -246,8 +246,56 @@ class Poll:
         return found
 
 
+class EpollFile(File):
+    """Readable when one of its files is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: dict[int, File] = {}
+
+    def events(self, process: Process) -> int:
+        ready = any(file.events(process) for file in self.files.values())
+        return select.POLLIN if ready else 0
+
+
+class Epoll:
+    """select.epoll."""
+
+    def __init__(self) -> None:
+        self._file = EpollFile()
+        self._fd = _affording().open(self._file)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def register(self, fd: int, events: int) -> None:
+        assert events == select.EPOLLIN
+        file = self._file.files[fd] = _file(_calling(), fd)
+        file.pollers[self._file] = None
+
+    def unregister(self, fd: int) -> None:
+        _calling()
+        self._file.files.pop(fd).pollers.pop(self._file)
+
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        program = _calling()
+        assert timeout == 0
+        files = self._file.files.items()
+        return [(fd, select.EPOLLIN) for fd, file in files if file.events(program)]
+
+    def close(self) -> None:
+        _calling().close(self._fd)
+
+
+def open_socket(file: File) -> int:
+    """socket(2), for a file that knows by itself what is said over it."""
+    return _affording().open(file)
+
+
 SELECT = SimpleNamespace(
-    poll=Poll, POLLIN=select.POLLIN, POLLOUT=select.POLLOUT, POLLHUP=select.POLLHUP
+    poll=Poll,
+    epoll=Epoll,
+    **{name: getattr(select, name) for name in ("POLLIN", "POLLOUT", "POLLHUP", "EPOLLIN")},
 )
 
 
