@@ -300,7 +300,9 @@ class EtcdLeases:
             unchanged = compare(entries, "MOD", "LESS", state.revision + 1)
             only_if = [unchanged | {"range_end": coded(beyond(entries))}]
         else:
-            only_if = [compare(entry, "CREATE", "EQUAL", state.mine.created)]
+            # Nor have we: a request that comes late, when another has taken the place for us, would
+            # put it back on its own lease, which nobody extends, and change the fence.
+            only_if = [compare(entry, "MOD", "EQUAL", state.mine.modified)]
         then = [put(entry, lease, detail), put(alive, lease)]
         if hold:
             then.append(put(kept, hold, detail))

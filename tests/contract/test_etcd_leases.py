@@ -82,6 +82,33 @@ def entry(leases: EtcdStore, wanted: LeaseRequest) -> Record:
     return found
 
 
+def test_a_grant_that_is_carried_out_again(
+    shared: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that comes late, after another one has, changes neither lease nor fence."""
+    asked: list[dict[str, Any]] = []
+    ask = Gateway.ask
+
+    def noted(gateway: Gateway, until: float, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        asked.extend([body] if path == "kv/txn" else ())
+        return ask(gateway, until, path, body)
+
+    lock = lock_name()
+    first, second = request(lock), request(lock)
+    holder, waiter = shared.open(), shared.open()
+    granted(holder.acquire(first, False, due()))
+    busy(waiter.acquire(second, True, due()))
+    assert holder.release(first, due())
+    monkeypatch.setattr(Gateway, "ask", noted)
+    grant = granted(waiter.acquire(second, True, due()))
+    stands = entry(shared, second)
+    with by_hand(shared.url) as session:
+        for body in tuple(asked):
+            session.ask(due(), "kv/txn", body)
+    assert entry(shared, second) == stands
+    assert grant.fence == stands.fence
+
+
 class TestLosing:
     def test_extended_without_a_ttl(
         self, shared: EtcdStore, monkeypatch: pytest.MonkeyPatch
