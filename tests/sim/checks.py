@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from guardrun.model import Grant, LeaseRequest, Outcome, Run
 
 from .command import CommandProcess
-from .machine import Process, World
+from .machine import Process
 from .network import SECRET
 from .promptness import Promptness
+from .world import World
 
 if TYPE_CHECKING:
     from .job import Job

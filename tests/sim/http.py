@@ -14,9 +14,9 @@ from guardrun.errors import StoreUnavailable
 from guardrun.locks.json_http import Overdue, Said
 from guardrun.locks.members import Place
 
+from .descriptors import Now, current, open_socket
 from .machine import File, Host
 from .network import Network, Server
-from .syscalls import Now, current, open_socket
 
 _NONE: Mapping[str, str] = {}
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from . import http, syscalls
+from . import descriptors, http, syscalls
 
-_OS, _SELECT = ("os", syscalls.OS), ("select", syscalls.SELECT)
+_OS, _SELECT = ("os", syscalls.OS), ("select", descriptors.SELECT)
 _SIGNAL, _TIME = ("signal", syscalls.SIGNAL), ("time", syscalls.TIME)
 
 REPLACED: dict[str, tuple[tuple[str, Any], ...]] = {
@@ -17,7 +17,7 @@ REPLACED: dict[str, tuple[tuple[str, Any], ...]] = {
         *(_OS, _TIME),
         *(("_call", syscalls.call), ("fork", syscalls.fork), ("stat", syscalls.stat)),
     ),
-    "channel": (("_socket", syscalls.SOCKET),),
+    "channel": (("_socket", descriptors.SOCKET),),
     "command": (_OS,),
     "identity": (_OS,),
     "run": (_TIME,),

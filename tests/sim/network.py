@@ -12,7 +12,8 @@ from typing import Any
 
 from guardrun.errors import StoreUnavailable
 
-from .machine import File, Host, World
+from .machine import File, Host
+from .world import World
 
 SECRET = "s3cret-p4ssword"
 """in the URL of every store; must be seen nowhere"""

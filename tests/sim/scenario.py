@@ -22,8 +22,9 @@ from .faults import Faults
 from .job import Job
 from .lease_model import LeaseModel
 from .ledger_model import LedgerModel
-from .machine import Host, Program, World
+from .machine import Host, Program
 from .network import CALM, Network, Server
+from .world import World
 
 _EPOCH = 1.8e9
 _RATE = 0.004

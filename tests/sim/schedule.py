@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from .machine import World
+from .descriptors import Now
 from .scenario import Scene
-from .syscalls import Now
+from .world import World
 
 
 class Played(NamedTuple):
