@@ -90,9 +90,14 @@ class Watch(NamedTuple):
 
 
 class EtcdModel:
-    """A cluster of one member."""
+    """A cluster of one member.
 
-    def __init__(self) -> None:
+    ``linger`` is for how long, in s, keys outlast a lease that is over and cannot be extended any
+    more: a real server takes up to a second.
+    """
+
+    def __init__(self, linger: float = 0.0) -> None:
+        self._linger = linger
         self.revision = 1
         self.keys: dict[bytes, Kv] = {}
         self.leases: dict[int, Lease] = {}
@@ -119,14 +124,18 @@ class EtcdModel:
         return watch, [one for one in self.changes if one.revision >= since and watch.wants(one)]
 
     def lapse(self, now: float) -> None:
-        """Let leases run out: at once, where a real server takes up to a second."""
+        """End the leases whose time is over, and what is attached to them."""
         for number, lease in tuple(self.leases.items()):
-            if lease.expires <= now:
+            if self.ends(lease) <= now:
                 self._end(number)
 
+    def ends(self, lease: Lease) -> float:
+        """When the keys of a lease go, unless it is extended."""
+        return lease.expires + self._linger
+
     def next_lapse(self) -> float:
-        """When the first of the leases runs out."""
-        return min((lease.expires for lease in self.leases.values()), default=float("inf"))
+        """When the first of the leases ends."""
+        return min(map(self.ends, self.leases.values()), default=float("inf"))
 
     def promote(self, now: float) -> None:
         """Begin anew as a leader: it does not know when leases were extended, so all are now."""
@@ -144,7 +153,7 @@ class EtcdModel:
     def _keep_alive(self, body: Word, now: float) -> Word:
         said: Word = {"header": self._header(), "ID": str(body["ID"])}
         lease = self.leases.get(int(body["ID"]))
-        if lease is not None:
+        if lease is not None and lease.expires > now:
             lease.expires = now + lease.ttl
             said["TTL"] = str(lease.ttl)
         return {"result": said}

@@ -44,7 +44,7 @@ class EtcdService:
         self.network = network
         self.life = 0
         self._checker = checker
-        self._model = EtcdModel()
+        self._model = EtcdModel(server.world.rng.choice((0.0, 0.3, 1.0)))
         self._logins: set[str] = set()
         self._watches: list[tuple[Watch, Connection]] = []
         self._told = 0
@@ -193,7 +193,7 @@ class EtcdService:
         """The places that are taken, the oldest first; changes nothing."""
         places: dict[str, Place] = {}
         for one in self._records(ENTRY, HOLD):
-            left = self._model.leases[one.lease].expires - now
+            left = self._model.ends(self._model.leases[one.lease]) - now
             if one.lock != lock or not one.granted or left <= 0 or one.detail is None:
                 continue
             if one.kind == ENTRY or one.token not in places:
@@ -208,7 +208,9 @@ class EtcdService:
         waits = [
             one
             for one in self._records(ENTRY)
-            if one.lock == lock and not one.granted and self._model.leases[one.lease].expires > now
+            if one.lock == lock
+            and not one.granted
+            and self._model.ends(self._model.leases[one.lease]) > now
         ]
         return tuple(one.token for one in sorted(waits, key=lambda one: one.created))
 
