@@ -9,6 +9,7 @@ _LEDGER = "tests/contract/test_ledger.py"
 _PG_LEDGER = "tests/contract/test_postgres_ledger.py"
 _PG_LEASES = "tests/contract/test_postgres_leases.py"
 _CONSUL = "tests/contract/test_consul_leases.py"
+_ETCD = "tests/contract/test_etcd_leases.py"
 _LOCK = "tests/e2e/test_lock.py"
 _LEDGER_CLI = "tests/e2e/test_ledger_cli.py"
 _BOTH = "tests/e2e/test_lease_and_ledger.py"
@@ -313,6 +314,24 @@ MUTANTS = (
         "     WHERE held.id = %(key_id)s AND NOT EXISTS (SELECT FROM done)\n",
         "The same in Postgres.",
         (f"{_LEDGER}::test_a_stale_finish_completes_its_row_and_leaves_the_key[postgres]",),
+    ),
+    Mutant(
+        "a place in etcd taken a second time",
+        "guardrun/locks/etcd.py",
+        'compare(entry, "MOD", "EQUAL", state.mine.modified)',
+        'compare(entry, "CREATE", "EQUAL", state.mine.created)',
+        "A request that comes late, after a second one has taken the place, puts it back on its "
+        "own lease, which is nearly over, and changes the fence.",
+        (f"{_ETCD}::test_a_grant_that_is_carried_out_again",),
+    ),
+    Mutant(
+        "a place in etcd taken although another came",
+        "guardrun/locks/etcd.py",
+        """            only_if = [unchanged | {"range_end": coded(beyond(entries))}]\n""",
+        "            only_if = []\n",
+        "Of two that find the lock free at once, both get it.",
+        (f"{_LEASES}::TestHolding::test_no_overlap[etcd]",),
+        simulated=True,
     ),
     Mutant(
         "session ended before its place is given back",
