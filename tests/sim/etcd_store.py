@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from guardrun.locks.etcd import EtcdLeases
@@ -12,7 +13,7 @@ from guardrun.locks.etcd_words import delete
 from guardrun.locks.json_http import Said
 from guardrun.model import Grant, LeaseRequest, Place
 
-from .etcd_model import EtcdError, EtcdModel, Watch
+from .etcd_model import EtcdError, EtcdModel, Kv, Watch
 from .http import Connection
 from .network import SECRET, Network, Server
 
@@ -161,7 +162,7 @@ class EtcdService:
 
     def _records(self, *kinds: str) -> Iterator[Record]:
         for kv in self._model.keys.values():
-            found = record(kv.told())
+            found = _read(kv)
             if found is not None and found.kind in kinds:
                 yield found
 
@@ -239,6 +240,12 @@ class _Told(EtcdLeases):
         if not ours:
             self._checker.promptness.expect_dead(wanted.job_id, lock=True)
         return ours
+
+
+@lru_cache(maxsize=256)
+def _read(kv: Kv) -> Record | None:
+    """What a key says to guardrun: looked at after every request, and mostly as it was before."""
+    return record(kv.told())
 
 
 def _said(status: int, body: object, now: float) -> Said:
