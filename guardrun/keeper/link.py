@@ -26,7 +26,8 @@ _STUCK = "it was stuck"
 _ANSWER = 12.0
 """s; a keeper that works answers sooner, if only to say that the store does not"""
 _LOOK = 1.0
-"""s between looks at whether a keeper that has not answered is alive"""
+"""s between looks at whether a keeper that has not answered is alive; and so much later than else
+it shows that: one question may take it a second when there is none left (``holding.spared``)"""
 _SLOW_LINK = 64 * 1024
 """bytes a second"""
 _MOST = 5
@@ -133,10 +134,10 @@ class Link:
         while True:
             # It may be stopped, having got or renewed something meanwhile, and must be replaced
             # before that lapses: nothing but a look at the term tells.
-            look_at = min(limit, self.overdue_at(), kernel.now() + _LOOK)
+            look_at = min(limit, self.overdue_at() + _LOOK, kernel.now() + _LOOK)
             if end.fileno() not in waiter.pause((end.fileno(),), look_at):
                 now = kernel.now()
-                if now < min(limit, self.overdue_at()):
+                if now < min(limit, self.overdue_at() + _LOOK):
                     continue
                 if now < due:
                     self._replace(_STUCK)

@@ -23,7 +23,7 @@ SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 
 PROGRAMS = (
     *("guardrun", "ps", "kill", "fuser", "date", "df", "ls", "cat", "mkdir", "sqlite3"),
-    *("redis-cli", "export", "name"),
+    *("redis-cli", "export"),
 )
 """first words of what is a command when it stands between backticks"""
 

@@ -69,7 +69,7 @@ MUTANTS = (
     Mutant(
         "a keeper that is asked needs to show no life",
         "guardrun/keeper/link.py",
-        "            look_at = min(limit, self.overdue_at(), kernel.now() + _LOOK)\n",
+        "            look_at = min(limit, self.overdue_at() + _LOOK, kernel.now() + _LOOK)\n",
         "            look_at = limit\n",
         "A keeper that is stopped while the supervisor waits for its answer is replaced when what "
         "it held has lapsed.",
