@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import servers
 from ledgers import answers, job_id
@@ -155,8 +155,36 @@ class RedisStore:
             store.close()
 
 
+Server = TypeVar("Server", bound=servers.Single)
+
+
+class Own(Generic[Server]):
+    """Leases in a server of a test's own."""
+
+    server: Server | None
+
+    @property
+    def own(self) -> Server:
+        """The server."""
+        assert self.server is not None
+        return self.server
+
+    def pause(self) -> None:
+        """Freeze it."""
+        self.own.pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.own.resume()
+
+    def restart(self) -> None:
+        """Crash it and start it again, with what it has kept."""
+        self.own.kill()
+        self.own.start_again()
+
+
 @dataclass
-class PrivateRedis(RedisStore):
+class PrivateRedis(Own[servers.Redis], RedisStore):
     """Leases in a Redis of a test's own."""
 
     url: str = ""
@@ -174,25 +202,6 @@ class PrivateRedis(RedisStore):
                 server.resume()
                 store.close()
 
-    @property
-    def own(self) -> servers.Redis:
-        """The server."""
-        assert self.server is not None
-        return self.server
-
-    def pause(self) -> None:
-        """Freeze it."""
-        self.own.pause()
-
-    def resume(self) -> None:
-        """Let it go on."""
-        self.own.resume()
-
-    def restart(self) -> None:
-        """Crash it and start it again, with what it has kept."""
-        self.own.kill()
-        self.own.start_again()
-
 
 @dataclass
 class EtcdStore(RedisStore):
@@ -207,7 +216,7 @@ class EtcdStore(RedisStore):
 
 
 @dataclass
-class PrivateEtcd(EtcdStore):
+class PrivateEtcd(Own[servers.Etcd], EtcdStore):
     """Leases in an etcd of a test's own."""
 
     url: str = ""
@@ -225,25 +234,6 @@ class PrivateEtcd(EtcdStore):
                 server.resume()
                 store.close()
 
-    @property
-    def own(self) -> servers.Etcd:
-        """The server."""
-        assert self.server is not None
-        return self.server
-
-    def pause(self) -> None:
-        """Freeze it."""
-        self.own.pause()
-
-    def resume(self) -> None:
-        """Let it go on."""
-        self.own.resume()
-
-    def restart(self) -> None:
-        """Crash it and start it again, with what it has kept."""
-        self.own.kill()
-        self.own.start_again()
-
 
 @dataclass
 class ConsulStore(RedisStore):
@@ -260,7 +250,7 @@ class ConsulStore(RedisStore):
 
 
 @dataclass
-class PrivateConsul(ConsulStore):
+class PrivateConsul(Own[servers.Consul], ConsulStore):
     """Leases in a Consul of a test's own."""
 
     url: str = ""
@@ -277,25 +267,6 @@ class PrivateConsul(ConsulStore):
             finally:
                 server.resume()
                 store.close()
-
-    @property
-    def own(self) -> servers.Consul:
-        """The server."""
-        assert self.server is not None
-        return self.server
-
-    def pause(self) -> None:
-        """Freeze it."""
-        self.own.pause()
-
-    def resume(self) -> None:
-        """Let it go on."""
-        self.own.resume()
-
-    def restart(self) -> None:
-        """Crash it and start it again, with what it has kept."""
-        self.own.kill()
-        self.own.start_again()
 
 
 @dataclass

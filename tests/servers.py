@@ -696,8 +696,47 @@ class PgBouncer:
         return self.minded.log
 
 
+class Single:
+    """One process that is a server, and may be frozen, killed, and started again."""
+
+    minded: Minded
+
+    def is_up(self) -> bool:
+        """Wait until it takes connections; whether it does."""
+        eventually(lambda: self.minded.ended() or self.minded.listens(), 30, "a server to listen")
+        return not self.minded.ended()
+
+    @property
+    def port(self) -> int:
+        """Its TCP port on 127.0.0.1, also after a restart."""
+        return self.minded.port
+
+    @property
+    def log(self) -> str:
+        """What it wrote."""
+        return self.minded.log
+
+    def kill(self) -> None:
+        """Kill it by SIGKILL."""
+        self.minded.halt(signal.SIGKILL)
+
+    def start_again(self) -> None:
+        """Start it after ``kill``, on the same port with what its settings made it keep."""
+        self.minded.launch()
+        if not self.is_up():
+            raise RuntimeError(f"{type(self).__name__} did not start again:\n{self.log}")
+
+    def pause(self) -> None:
+        """Freeze it: connections stay, nothing is answered."""
+        self.minded.pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.minded.resume()
+
+
 @dataclass
-class Redis:
+class Redis(Single):
     """A private Redis, reached by TCP and by its socket."""
 
     minded: Minded
@@ -735,7 +774,7 @@ class Redis:
             try:
                 server.minded.begin(server._order(owner, binaries, home, settings))
                 server.minded.launch()
-                server._is_up()
+                server.is_up()
             except BaseException:
                 server.minded.close()
                 raise
@@ -768,13 +807,6 @@ class Redis:
             "last": "SIGKILL",
         }
 
-    def _is_up(self) -> bool:
-        def settled() -> bool:
-            return self.minded.ended() or self.minded.listens()
-
-        eventually(settled, 30, "redis to take connections")
-        return not self.minded.ended()
-
     @property
     def url(self) -> str:
         """By TCP, with its password."""
@@ -785,40 +817,12 @@ class Redis:
         """By the socket, with its password."""
         return f"unix://:{self.password}@{self.minded.directory}/socket"
 
-    @property
-    def port(self) -> int:
-        """Its TCP port on 127.0.0.1, also after a restart."""
-        return self.minded.port
-
-    @property
-    def log(self) -> str:
-        """What it wrote."""
-        return self.minded.log
-
-    def kill(self) -> None:
-        """Kill it by SIGKILL."""
-        self.minded.halt(signal.SIGKILL)
-
-    def start_again(self) -> None:
-        """Start it after ``kill``, on the same port with what its settings made it keep."""
-        self.minded.launch()
-        if not self._is_up():
-            raise RuntimeError(f"redis did not start again:\n{self.log}")
-
-    def pause(self) -> None:
-        """Freeze it: connections stay, nothing is answered."""
-        self.minded.pause()
-
-    def resume(self) -> None:
-        """Let it go on."""
-        self.minded.resume()
-
 
 _ETCD_USER = "root"
 
 
 @dataclass
-class Etcd:
+class Etcd(Single):
     """A private etcd, or one member of a private cluster, with authentication."""
 
     minded: Minded
@@ -913,11 +917,6 @@ class Etcd:
             self.minded.close()
             raise
 
-    def is_up(self) -> bool:
-        """Wait until it takes connections; whether it does."""
-        eventually(lambda: self.minded.ended() or self.minded.listens(), 30, "etcd to listen")
-        return not self.minded.ended()
-
     def protect(self) -> None:
         """Have the whole cluster ask for its password."""
         from guardrun.kernel import now
@@ -955,34 +954,6 @@ class Etcd:
     def url(self) -> str:
         """By TCP, with its password."""
         return self.open_url.replace("://", f"://{_ETCD_USER}:{self.password}@")
-
-    @property
-    def port(self) -> int:
-        """Its TCP port on 127.0.0.1, also after a restart."""
-        return self.minded.port
-
-    @property
-    def log(self) -> str:
-        """What it wrote."""
-        return self.minded.log
-
-    def kill(self) -> None:
-        """Kill it by SIGKILL."""
-        self.minded.halt(signal.SIGKILL)
-
-    def start_again(self) -> None:
-        """Start it after ``kill``, on the same port with what it has kept."""
-        self.minded.launch()
-        if not self.is_up():
-            raise RuntimeError(f"etcd did not start again:\n{self.log}")
-
-    def pause(self) -> None:
-        """Freeze it: connections stay, nothing is answered."""
-        self.minded.pause()
-
-    def resume(self) -> None:
-        """Let it go on."""
-        self.minded.resume()
 
 
 @dataclass
@@ -1058,7 +1029,7 @@ _CONSUL_SETTINGS: dict[str, object] = {
 
 
 @dataclass
-class Consul:
+class Consul(Single):
     """A private Consul, one server that is its own agent, with access control."""
 
     minded: Minded
@@ -1157,34 +1128,6 @@ class Consul:
     def url(self) -> str:
         """By TCP, with its token."""
         return self.open_url.replace("://", f"://{self.token}@")
-
-    @property
-    def port(self) -> int:
-        """Its TCP port on 127.0.0.1, also after a restart."""
-        return self.minded.port
-
-    @property
-    def log(self) -> str:
-        """What it wrote."""
-        return self.minded.log
-
-    def kill(self) -> None:
-        """Kill it by SIGKILL."""
-        self.minded.halt(signal.SIGKILL)
-
-    def start_again(self) -> None:
-        """Start it after ``kill``, on the same port with what it has kept."""
-        self.minded.launch()
-        if not self.is_up():
-            raise RuntimeError(f"Consul did not start again:\n{self.log}")
-
-    def pause(self) -> None:
-        """Freeze it: connections stay, nothing is answered."""
-        self.minded.pause()
-
-    def resume(self) -> None:
-        """Let it go on."""
-        self.minded.resume()
 
 
 def _consul_says(url: str, method: str, path: str) -> Any:
