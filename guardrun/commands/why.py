@@ -100,11 +100,15 @@ def _reasons(run: RunRecord, zone: str) -> Iterator[str]:
         yield run.reason
 
 
+_WORTH_A_WORD = 1000
+"""microseconds of waiting; it takes some to be refused"""
+
+
 def _busy(run: RunRecord, zone: str) -> str:
     lockless = run.lock is not None and not run.held
     what = f"lock {run.lock}" if lockless else f"key {run.key}"
     wait = run.lock_wait if lockless else None
-    waited = f", waited {table.took(wait)}" if wait else ""
+    waited = f", waited {table.took(wait)}" if wait and wait >= _WORTH_A_WORD else ""
     if run.held_by is None:
         return f"{what}: {run.reason}{waited}" if run.reason else f"{what} was busy{waited}"
     return f"{what} held{_by(run.held_by, zone, 'since')}{waited}"
