@@ -807,6 +807,25 @@ class Redis(Single):
             "last": "SIGKILL",
         }
 
+    def is_up(self) -> bool:
+        """Wait until it answers; whether it does.
+
+        A node of a cluster takes connections, and then ends when another port that it wants is
+        not free.
+        """
+        eventually(lambda: self.minded.ended() or self._answers(), 30, "redis to answer")
+        return not self.minded.ended()
+
+    def _answers(self) -> bool:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.minded.port), 5) as connection,
+        ):
+            connection.sendall(b"PING\r\n")
+            connection.recv(1)  # nothing, where it speaks nothing but TLS
+            return True
+        return False
+
     @property
     def url(self) -> str:
         """By TCP, with its password."""
