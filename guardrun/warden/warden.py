@@ -261,7 +261,10 @@ class Warden:
         self._limits = ()
         if self._state.cause in _LIMITS:
             # Ctrl-Z or SIGTTIN may have stopped the supervisor together with COMMAND.
-            signal.pidfd_send_signal(self._supervisor, signal.SIGCONT)
+            try:
+                signal.pidfd_send_signal(self._supervisor, signal.SIGCONT)
+            except ProcessLookupError:
+                pass  # it was killed just now; its pidfd says so
         self._channel.send(channel.Over(self._status, self._state.cause, orphans, kernel.now()))
 
 
