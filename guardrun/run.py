@@ -351,7 +351,7 @@ def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:
         return account.disowned(plan, outcome, recorded)
     except ToldToStop as told:
         problem = f"told to stop by {signal_name(told.signum)} while recording"
-        outcome = outcome._replace(die_by=told.signum, exit_code=128 + told.signum)
+        outcome = account.told_to_stop(outcome, told.signum)
     except GuardrunError as down:  # also a URL that turns out to make no sense
         problem = str(down)
         if outcome.result == "store_unavailable":  # why is known
@@ -372,7 +372,7 @@ def show_output(outcome: Outcome, tools: Tools) -> Outcome:
     if outcome.result == "success":
         return outcome
     told = tools.command.show_held()
-    return outcome if told is None else outcome._replace(die_by=told, exit_code=128 + told)
+    return outcome if told is None else account.told_to_stop(outcome, told)
 
 
 # ---------------------------------------------------------------- 5. what others are told
@@ -385,7 +385,7 @@ def report(outcome: Outcome, tools: Tools) -> Outcome:
     try:
         problem = tools.reports.write_metrics(outcome)
     except ToldToStop as told:
-        return outcome._replace(die_by=told.signum, exit_code=128 + told.signum)
+        return account.told_to_stop(outcome, told.signum)
     if problem is not None:
         tools.log.emit(events.report_failed(time.time(), problem))
     return outcome

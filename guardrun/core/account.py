@@ -92,6 +92,11 @@ def failed_at_the_ledger(plan: Plan, outcome: Outcome) -> bool:
     return outcome.held or not leased
 
 
+def told_to_stop(outcome: Outcome, signum: int) -> Outcome:
+    """The outcome of a run that is over, and whose guardrun is to end by a signal."""
+    return outcome._replace(die_by=signum, exit_code=128 + signum)
+
+
 def disowned(plan: Plan, outcome: Outcome, recorded: Recorded) -> Outcome:
     """Tell of what turned out to be somebody else's by the time the outcome was stored."""
     if not recorded.claim:

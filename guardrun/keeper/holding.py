@@ -49,6 +49,8 @@ class Holding:
         """
         if lease.Lease(self._ttl, sent_at, self._grace).term_at <= kernel.now():
             raise StoreUnavailable("the store's answer was heard too late")
+        if self._row is not None:
+            self._row.clear()  # an earlier keeper may have written a grant that it never told of
         self._extend(sent_at)
 
     def _extend(self, sent_at: float) -> None:

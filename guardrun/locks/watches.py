@@ -7,6 +7,7 @@ between. What has come by it is not looked at: whatever it was, it means to ask 
 from __future__ import annotations
 
 import select
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 Target = TypeVar("Target")
 
 
-class Watches(Generic[Target]):
+class Watches(ABC, Generic[Target]):
     """All of them, by the waiter's token.
 
     ``listen`` begins one for what changes after a state's index, until a moment at the latest;
@@ -64,9 +65,9 @@ class Watches(Generic[Target]):
                 else:
                     self._told(token, taken)
 
+    @abstractmethod
     def _told(self, token: str, taken: bytes) -> None:
         """Something came by a watch, which is still open."""
-        raise NotImplementedError
 
     def _spend(self, token: str) -> None:
         """It will tell nothing more, but that its connection breaks."""

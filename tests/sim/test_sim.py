@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from guardrun.keeper.keeper import Keeper
 from guardrun.keeper.lease_proxy import LeaseProxy
 from guardrun.warden import tree
 
-from . import report, syscalls
+from . import descriptors, report, syscalls
 from .install import REPLACED, installed
 from .schedule import Played, play
 
@@ -82,6 +83,20 @@ def test_killed_between_dismissal_and_release(monkeypatch: pytest.MonkeyPatch) -
         LeaseProxy, "release", lambda _: syscalls.OS.kill(syscalls.OS.getpid(), signal.SIGKILL)
     )
     assert [one.violations for one in played(range(15)) if one.violations] == []
+
+
+def test_killed_when_it_is_to_be_continued(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warden that finds its supervisor dead, which it wanted to continue, does not fail."""
+    stand_in = type(syscalls.SIGNAL)
+    send = stand_in.pidfd_send_signal
+
+    def late(self: Any, pidfd: int, signum: int) -> None:
+        if descriptors.current().role == "warden" and signum == signal.SIGCONT:
+            send(self, pidfd, signal.SIGKILL)
+        send(self, pidfd, signum)
+
+    monkeypatch.setattr(stand_in, "pidfd_send_signal", late)
+    assert [one.violations for one in played(range(60)) if one.violations] == []
 
 
 def test_the_real_world_comes_back() -> None:

@@ -83,6 +83,15 @@ def test_a_grant_that_is_heard_of_too_late_is_none() -> None:
     assert row.term_at > kernel.now()
 
 
+def test_a_grant_begins_a_term_of_its_own() -> None:
+    """What an earlier keeper wrote down, and never told of, takes nothing from a new grant."""
+    held, row = holding(lambda _: True)
+    long_ago = kernel.now() - 2 * TTL
+    row.extend(Lease(TTL, long_ago, GRACE), long_ago, long_ago)
+    held.take(kernel.now())
+    assert row.term_at > kernel.now()
+
+
 def test_a_no_ends_the_renewing() -> None:
     """What is another's is not asked for again."""
     held, _ = holding(lambda _: False)
