@@ -140,10 +140,13 @@ def test_the_key_is_interrupted_as_soon_as_command_is_dead(
     sleepers(mark, 4)
     job_id = str(fleet.key("k")["job_id"])
     processes = family(process.pid)
-    for victim in victims:
-        os.kill(processes[victim], signal.SIGKILL)
+    pids = [processes[victim] for victim in victims]
     if victims == ("backstop",):
-        os.kill(process.pid, signal.SIGKILL)
+        pids.append(process.pid)
+    for pid in pids:  # the second must not have ended by itself before it is killed
+        os.kill(pid, signal.SIGSTOP)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
     no_survivors(mark)
     assert settled(fleet, job_id)["result"] == "interrupted"
     assert fleet.key("k")["state"] == "interrupted"
