@@ -7,25 +7,29 @@ import os
 from guardrun import channel, identity
 from guardrun.model import Captured
 from guardrun.supervisor import execute as watching
-from guardrun.supervisor.guard import Guard
 from guardrun.supervisor.output import open_output
 from guardrun.supervisor.replay import Held, Replay, replay_captured
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from guardrun.model import Claim, ExecSpec, Grant, Run
     from guardrun.report.log import Log
     from guardrun.reports import Reports
     from guardrun.supervisor.execute import Execution
+    from guardrun.supervisor.guard import Guard
     from guardrun.supervisor.loop import Loop
     from guardrun.supervisor.stdin import Stdin
-    from guardrun.term import Bond
 
 _STDIN = 0
 
 
 class Command:
-    """COMMAND of one run; its warden is there from ``prepare`` to ``dismiss``."""
+    """COMMAND of one run; its warden is there from ``prepare`` to ``dismiss``.
+
+    ``hire`` finds the processes that will watch it, and raises GuardrunError when it can't.
+    """
 
     def __init__(
         self,
@@ -33,20 +37,16 @@ class Command:
         run: Run,
         loop: Loop,
         log: Log,
-        mask: frozenset[int],
+        hire: Callable[[], Guard],
         stdin: Stdin | None,
-        bond: Bond | None,
-        spare: set[int],
         reports: Reports | None = None,
     ) -> None:
         self._spec = spec
         self._run = run
         self._loop = loop
         self._log = log
-        self._mask = mask
+        self._hire = hire
         self._stdin = stdin
-        self._bond = bond
-        self._spare = spare
         self._reports = reports
         self._held = Held()
         self._captured: Captured | None = None
@@ -59,7 +59,7 @@ class Command:
     def prepare(self) -> None:
         """Start the processes that will watch COMMAND, unless they are there; GuardrunError."""
         if self._guard is None:
-            self._guard = Guard(self._loop.terminal.group, self._mask, self._bond, self._spare)
+            self._guard = self._hire()
 
     def execute(self, number: int, grant: Grant | None, claim: Claim | None) -> Execution:
         """Execute COMMAND once, to its end. Raises GuardrunError when it can't be watched."""

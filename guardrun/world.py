@@ -11,7 +11,8 @@ from guardrun.command import Command
 from guardrun.errors import StoreUnavailable, ToldToStop
 from guardrun.report.log import Log
 from guardrun.run import Tools, run
-from guardrun.supervisor.loop import Loop, find_terminal, take_signals
+from guardrun.supervisor.guard import Guard
+from guardrun.supervisor.loop import ProcessLoop, find_terminal, take_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from guardrun.model import Outcome, Plan, Run
     from guardrun.ports import Lock, Rng, RunLedger
     from guardrun.reports import Reports
+    from guardrun.supervisor.loop import Loop
     from guardrun.term import Bond
 
 
@@ -34,7 +36,7 @@ def perform(plan: Plan) -> NoReturn:
     """
     journal = Log.start(plan.report)
     signals, mask = take_signals()
-    loop = Loop(signals, find_terminal(), journal)
+    loop = ProcessLoop(signals, find_terminal(), journal)
     loop.deadline = kernel.now() + plan.exec.deadline
     stdin = None
     if plan.exec.stdin == "replay":
@@ -55,7 +57,15 @@ def perform(plan: Plan) -> NoReturn:
         lock=_lock(plan, me, link, loop, rng),
         ledger=ledger or _remote_ledger(plan, link, loop, rng),
         spool=spool,
-        command=Command(plan.exec, me, loop, log, mask, stdin, bond, spare, reports),
+        command=Command(
+            plan.exec,
+            me,
+            loop,
+            log,
+            lambda: Guard(loop.terminal.group, mask, bond, spare),
+            stdin,
+            reports,
+        ),
         reports=reports,
     )
     outcome = run(plan, me, tools)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from guardrun.ledger.spool import Spool
+    from guardrun.ledger.sqlite_writer import Writer
     from guardrun.model import Claim, KeySpec, Outcome, Refusal, Run
 
 
@@ -23,8 +24,15 @@ class LocalLedger(SqliteLedger):
     retry_cap = 0.1
     """A writer that holds SQLite's lock needs a few ms, and asking costs nothing but that."""
 
-    def __init__(self, path: str, now: Callable[[], float], keep: float, spool: Spool) -> None:
-        super().__init__(path, now, keep)
+    def __init__(
+        self,
+        path: str,
+        now: Callable[[], float],
+        keep: float,
+        spool: Spool,
+        writer: Writer | None = None,
+    ) -> None:
+        super().__init__(path, now, keep, writer)
         self._spool = spool
 
     def begin(self, run: Run, key: KeySpec, due: float = FOREVER) -> Claim | Refusal:

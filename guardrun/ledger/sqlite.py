@@ -25,13 +25,8 @@ from guardrun.ledger.rows import (
     outcome_values,
     run_values,
 )
-from guardrun.ledger.sqlite_file import (
-    close_for_writing,
-    driver,
-    is_transient,
-    open_for_writing,
-    unavailable,
-)
+from guardrun.ledger.sqlite_file import driver
+from guardrun.ledger.sqlite_writer import Transactions
 from guardrun.ledger.text import plain
 from guardrun.model import FOREVER, Claim, Refusal
 
@@ -39,10 +34,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
-    from types import TracebackType
     from typing import Any
 
     from guardrun.ledger.reasons import Found
+    from guardrun.ledger.sqlite_writer import Writer
     from guardrun.model import Budget, KeySpec, Outcome, Run
 
 _SQL = sql.statements("sqlite", "run")
@@ -57,23 +52,29 @@ class SqliteLedger:
     ``now`` reads seconds since 1970; runs older than ``keep`` seconds are pruned. The liveness file
     lies beside the ledger, so that all who share the one share the other. Nothing is opened before
     it is needed; after a failure the next call starts afresh. Every call answers at once,
-    so a ``due`` means nothing here.
+    so a ``due`` means nothing here. What is written, ``writer`` commits: one transaction for each
+    call, unless it knows better.
     """
 
-    def __init__(self, path: str, now: Callable[[], float], keep: float = 90 * 86400.0) -> None:
+    def __init__(
+        self,
+        path: str,
+        now: Callable[[], float],
+        keep: float = 90 * 86400.0,
+        writer: Writer | None = None,
+    ) -> None:
         self.path = path
+        self._writer = writer or Transactions(path)
         self.live = LiveFile(os.path.join(os.path.dirname(path), "runs.live"))
         self._now = now
         self._keep = keep
-        self._db: sqlite3.Connection | None = None
-        self._synchronous = ""
 
     # ------------------------------------------------------------ the port
 
     def prepare(self, _due: float) -> None:
         """Open the file, if that can be done now."""
         try:
-            self._connection()
+            self._writer.connection()
         except StoreUnavailable:
             pass
 
@@ -84,29 +85,36 @@ class SqliteLedger:
         ``live.fd(run.job_id)`` is the descriptor that makes it so.
         """
         alive = self.live.hold(run.job_id)
-        # The row of a run without a key may be lost with the power: nothing was promised for it.
-        with _Write(self, "NORMAL" if run.key is None else "FULL") as db:
+
+        def claim(db: sqlite3.Connection) -> Claim | Refusal:
             self._mark_dead(db)
             now = microseconds(self._now())
             said = _needs(db, run, now) or _claim(db, run, key, now)
             if isinstance(said, Claim):
                 said = said._replace(fds=(alive,))
                 db.execute(_SQL["begin_run"], run_values(run) | {"token": said.token})
+            return said
+
+        # The row of a run without a key may be lost with the power: nothing was promised for it.
+        said = self._writer.write("NORMAL" if run.key is None else "FULL", claim)
         if isinstance(said, Refusal):
             self.live.let_go(run.job_id)
         return said
 
     def spend_retry(self, run: Run, budget: Budget, _due: float = FOREVER) -> bool:
         """Count one retry of ``run.job`` in a sliding window, if the budget has one left."""
-        with _Write(self, "NORMAL") as db:
+
+        def spend(db: sqlite3.Connection) -> bool:
             now = microseconds(self._now())
             values = {"job": plain(run.job), "now": now, "since": now - microseconds(budget.window)}
             db.execute(_SQL["forget_spent"], values)
-            spent = db.execute(_SQL["count_spent"], values).fetchone()[0]
+            spent: int = db.execute(_SQL["count_spent"], values).fetchone()[0]
             if spent >= budget.retries:
                 return False
             db.execute(_SQL["spend"], values)
             return True
+
+        return self._writer.write("NORMAL", spend)
 
     def finish(self, outcome: Outcome, _due: float = FOREVER) -> bool:
         """Store run, attempts, output and the key's state; False when the claim was not ours.
@@ -114,7 +122,8 @@ class SqliteLedger:
         The first truth stays: repeating it, from memory or the spool, changes nothing.
         """
         run = outcome.run
-        with _Write(self, "FULL") as db:
+
+        def store(db: sqlite3.Connection) -> bool:
             token = None if outcome.claim is None else outcome.claim.token
             values = outcome_values(outcome) | {"token": token}
             if db.execute(_SQL["finish_run"], values).rowcount == 0:
@@ -130,6 +139,9 @@ class SqliteLedger:
                     db.execute(_SQL["attempt"], attempt_values(run, attempt))
             if outcome.captured is not None:  # also of one that was recorded without
                 db.execute(_SQL["output"], (run.job_id, *outcome.captured))
+            return ours
+
+        ours = self._writer.write("FULL", store)
         self.live.let_go(run.job_id)
         self._prune_now_and_then(run.job_id)
         return ours
@@ -141,15 +153,19 @@ class SqliteLedger:
     def stored_output(self, key: str, _due: float = FOREVER) -> tuple[bytes, bytes] | None:
         """What the run that succeeded for ``key`` wrote, if it was captured."""
         try:
-            row = self._connection().execute(_SQL["stored_output"], {"key": plain(key)}).fetchone()
+            row = (
+                self._writer.connection()
+                .execute(_SQL["stored_output"], {"key": plain(key)})
+                .fetchone()
+            )
         except driver.Error as error:
-            raise self._failed(error) from error
+            raise self._writer.failed(error) from error
         return None if row is None else (row[0], row[1])
 
     def close(self) -> None:
         """Let go of the connection and of every run that is still alive through this ledger."""
         self.live.close()
-        self._disconnect()
+        self._writer.close()
 
     # ------------------------------------------------------------ upkeep
 
@@ -160,7 +176,8 @@ class SqliteLedger:
         Call it until it returns 0.
         """
         texts = sql.statements("sqlite", "prune")
-        with _Write(self, "NORMAL") as db:
+
+        def delete(db: sqlite3.Connection) -> int:
             self._mark_dead(db)  # so that they do not count as running
             now = self._now()
             old = {"before": microseconds(now - runs_older), "batch": batch}
@@ -180,7 +197,9 @@ class SqliteLedger:
             db.executemany(texts["delete_output"], found)
             gone += db.execute(texts["delete_keys"], old).rowcount
             db.execute(texts["delete_spent"], old)
-        return gone
+            return gone
+
+        return self._writer.write("NORMAL", delete)
 
     def _prune_now_and_then(self, job_id: str) -> None:
         # One run in 16, by a random digit of its own: no counter to read and write in every run.
@@ -201,72 +220,6 @@ class SqliteLedger:
             db.execute(_SQL["mark_dead"], {"job_id": job_id, "reason": CUT_OFF})
             if token is not None:
                 db.execute(_SQL["interrupt_key"], {"key": key, "token": token})
-
-    # ------------------------------------------------------------ the connection
-
-    def _connection(self) -> sqlite3.Connection:
-        if self._db is None:
-            self._db = open_for_writing(self.path)
-            self._synchronous = ""
-        return self._db
-
-    def _start(self, synchronous: str) -> sqlite3.Connection:
-        db = self._connection()
-        if synchronous != self._synchronous:
-            db.execute(f"PRAGMA synchronous = {synchronous}")
-            self._synchronous = synchronous
-        # Never a deferred transaction: one that reads first and writes later fails at once with
-        # SQLITE_BUSY_SNAPSHOT when another process has written in between.
-        db.execute("BEGIN IMMEDIATE")
-        return db
-
-    def _failed(self, error: sqlite3.Error) -> StoreUnavailable:
-        if not is_transient(error):
-            self._disconnect()
-        return unavailable(self.path, error)
-
-    def _disconnect(self) -> None:
-        db, self._db = self._db, None
-        if db is not None:
-            close_for_writing(db, self.path)
-
-
-class _Write:
-    """One transaction: committed, or rolled back with the driver's error translated."""
-
-    def __init__(self, ledger: SqliteLedger, synchronous: str) -> None:
-        self._ledger = ledger
-        self._synchronous = synchronous
-
-    def __enter__(self) -> sqlite3.Connection:
-        try:
-            self._db = self._ledger._start(self._synchronous)
-        except driver.Error as error:
-            raise self._ledger._failed(error) from error
-        return self._db
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if error is None:
-                self._db.execute("COMMIT")
-                return
-        except driver.Error as failure:
-            error = failure
-        self._roll_back()
-        if isinstance(error, driver.Error):
-            raise self._ledger._failed(error) from error
-
-    def _roll_back(self) -> None:
-        try:
-            if self._db.in_transaction:  # some errors have rolled back already
-                self._db.execute("ROLLBACK")
-        except driver.Error:
-            self._ledger._disconnect()  # which rolls back
 
 
 def _needs(db: sqlite3.Connection, run: Run, now: int) -> Refusal | None:

@@ -12,7 +12,7 @@ from guardrun.warden import backstop, tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from guardrun.term import Bond, Term
 
@@ -21,10 +21,16 @@ class Guard:
     """Warden and backstop, as the supervisor sees them.
 
     ``spare`` holds those of our children that are not COMMAND's; what was there before joins it.
+    ``others`` are descriptors of ours that are no business of these processes.
     """
 
     def __init__(
-        self, group: int | None, mask: frozenset[int], bond: Bond | None, spare: set[int]
+        self,
+        group: int | None,
+        mask: frozenset[int],
+        bond: Bond | None,
+        spare: set[int],
+        others: Collection[int] = (),
     ) -> None:
         self._term: Term | None = None if bond is None else bond.term
         if not os.path.exists("/proc/self/stat"):
@@ -35,7 +41,7 @@ class Guard:
         self._spare = spare
         try:
             kernel.become_subreaper()
-            self._warden, self._store, self._backstop = backstop.start(group, mask, bond)
+            self._warden, self._store, self._backstop = backstop.start(group, mask, bond, others)
         except OSError as error:
             raise GuardrunError(f"the warden cannot be started: {error.strerror}") from None
         self._pid = self._pidfd = -1

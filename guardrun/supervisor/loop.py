@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+from abc import ABC, abstractmethod
 
 from guardrun import kernel
 from guardrun.errors import DeadlineReached, ToldToStop
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
     from guardrun.ports import Tended
     from guardrun.report.log import Log
+
+    Woken = tuple[dict[int, int], list[kernel.Signal]]
+    """the descriptors that are ready, with what for; the signals that came"""
 
 NEVER = float("inf")
 _LONG = 0.05
@@ -82,22 +86,21 @@ def take_signals() -> tuple[frozenset[int], frozenset[int]]:
     return ours, frozenset(before)
 
 
-class Loop:
-    """Waits; the only object that does."""
+class Loop(ABC):
+    """Waits, for one run; the only object that does.
 
-    def __init__(self, signals: frozenset[int], terminal: Terminal, log: Log) -> None:
+    How it sleeps is up to the subclass: the whole process, or (``pool/hub.py``) one item of many.
+    """
+
+    def __init__(self, terminal: Terminal, log: Log) -> None:
         self.terminal = terminal
         self.deadline = NEVER
         """CLOCK_BOOTTIME; ``pause`` raises DeadlineReached from then on"""
         self.keeper: Tended | None = None
         """looked after while we wait, whatever we wait for"""
         self._log = log
-        self._signals = kernel.SignalFd(signals)
-        self._timer = kernel.Timer()
 
-    def wait(
-        self, interests: Iterable[tuple[int, int]], due: float
-    ) -> tuple[dict[int, int], list[kernel.Signal]]:
+    def wait(self, interests: Iterable[tuple[int, int]], due: float) -> Woken:
         """Wait for descriptors (fd, poll events), a signal, or ``due``; return what came.
 
         Lines that the log could not write yet are written meanwhile, and the keeper is tended;
@@ -107,29 +110,25 @@ class Loop:
         while True:
             keeper = self._tended(wanted)
             changed = False
-            poll = select.poll()
-            poll.register(self._signals.fd, select.POLLIN)
-            poll.register(self._timer.fd, select.POLLIN)
-            for fd, events in wanted:
-                poll.register(fd, events)
             log = self._log.interests()
-            for fd, events in log:
-                poll.register(fd, events)
+            interests = [*wanted, *log]
+            until = due
             if keeper is not None:
-                poll.register(keeper.fileno(), select.POLLIN)
-            self._timer.set(due if keeper is None else min(due, keeper.overdue_at()))
-            ready = dict(poll.poll())
+                interests.append((keeper.fileno(), select.POLLIN))
+                until = min(due, keeper.overdue_at())
+            ready, signals = self._poll(interests, until)
             if keeper is not None:
                 changed = bool(ready.pop(keeper.fileno(), 0)) and keeper.ready()
                 keeper.check()
             written = [fd for fd, _ in log if ready.pop(fd, 0)]
             for fd in written:
                 self._log.ready(fd)
-            if ready or changed:
-                break
-        signals = self._signals.read() if ready.pop(self._signals.fd, 0) else []
-        ready.pop(self._timer.fd, None)
-        return ready, signals
+            if ready or signals or changed or kernel.now() >= until:
+                return ready, signals
+
+    @abstractmethod
+    def _poll(self, interests: Sequence[tuple[int, int]], due: float) -> Woken:
+        """Sleep until one of the descriptors is ready, a signal has come, or ``due``."""
 
     def _tended(self, wanted: Sequence[tuple[int, int]]) -> Tended | None:
         """The keeper, unless it is not there, or is what the caller waits for."""
@@ -162,14 +161,37 @@ class Loop:
             if now >= due:
                 return ()
 
+    @abstractmethod
     def stop_signal(self) -> int | None:
         """A signal that told guardrun to stop and has not been read yet; don't wait."""
-        numbers = [taken.number for taken in self._signals.read()]
-        return next((number for number in numbers if number in self.terminal.stops), None)
 
     def check(self) -> None:
         """Raise ToldToStop or DeadlineReached if it is time to; don't wait."""
         self.pause((), kernel.now())
+
+
+class ProcessLoop(Loop):
+    """The loop of a process that does one thing: while that waits, the process sleeps."""
+
+    def __init__(self, signals: frozenset[int], terminal: Terminal, log: Log) -> None:
+        super().__init__(terminal, log)
+        self._signals = kernel.SignalFd(signals)
+        self._timer = kernel.Timer()
+
+    def _poll(self, interests: Sequence[tuple[int, int]], due: float) -> Woken:
+        poll = select.poll()
+        poll.register(self._signals.fd, select.POLLIN)
+        poll.register(self._timer.fd, select.POLLIN)
+        for fd, events in interests:
+            poll.register(fd, events)
+        self._timer.set(due)
+        ready = dict(poll.poll())
+        ready.pop(self._timer.fd, None)
+        return ready, self._signals.read() if ready.pop(self._signals.fd, 0) else []
+
+    def stop_signal(self) -> int | None:
+        numbers = [taken.number for taken in self._signals.read()]
+        return next((number for number in numbers if number in self.terminal.stops), None)
 
 
 def suspend(taken: kernel.Signal) -> None:

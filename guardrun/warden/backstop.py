@@ -18,6 +18,8 @@ from guardrun.warden.warden import Warden
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from guardrun.term import Bond
 
 _NEVER = float("inf")
@@ -28,12 +30,13 @@ _WARDENS_TURN = 500
 
 
 def start(
-    group: int | None, mask: frozenset[int], bond: Bond | None
+    group: int | None, mask: frozenset[int], bond: Bond | None, others: Collection[int] = ()
 ) -> tuple[channel.Channel, channel.Channel, int]:
     """Fork backstop and warden; return the ways to talk to warden and backstop, and its pid.
 
     ``group``: the process group that COMMAND joins; ``None``: it gets one of its own. ``mask``:
     the signal mask that COMMAND gets. ``bond``: theirs with the keeper, closed here.
+    ``others``: descriptors that they do not keep.
     """
     ours, theirs = channel.pair()
     store, kept = channel.pair()
@@ -42,6 +45,8 @@ def start(
     def be_backstop() -> None:
         ours.close()
         store.close()
+        for fd in others:
+            os.close(fd)
         _stand_by(theirs, kept, supervisor, group, mask, bond)
 
     pid = kernel.fork(be_backstop)

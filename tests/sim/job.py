@@ -12,7 +12,8 @@ from guardrun.keeper.lease_proxy import LeaseProxy
 from guardrun.keeper.ledger_proxy import LedgerProxy
 from guardrun.ledger.spool import Spool
 from guardrun.model import Event, Outcome, Plan, Run
-from guardrun.supervisor.loop import PASSED, STOP, Loop, Terminal
+from guardrun.supervisor.guard import Guard
+from guardrun.supervisor.loop import PASSED, STOP, ProcessLoop, Terminal
 from guardrun.world import start_keeper
 
 from .command import CommandProcess, Habits, draw_habits
@@ -116,7 +117,7 @@ class Job:
         """As ``world.perform``, with the world's real things replaced."""
         scene, plan, rng = self.scene, self.plan, self.scene.world.rng
         log: Any = Diary(self)
-        loop = Loop(SIGNALS, Terminal(None), log)
+        loop = ProcessLoop(SIGNALS, Terminal(None), log)
         spare: set[int] = set()
         spool = None if scene.ledger is None else SimSpool(self.host)
         link, bond = start_keeper(plan, lambda: self._connect(spool), False, loop, rng, spare)
@@ -133,7 +134,9 @@ class Job:
             lock=lock,
             ledger=None if scene.ledger is None else LedgerProxy(link, loop, rng),
             spool=spool,
-            command=Command(plan.exec, self.me, loop, log, frozenset(), None, bond, spare),
+            command=Command(
+                plan.exec, self.me, loop, log, lambda: Guard(None, frozenset(), bond, spare), None
+            ),
         )
 
     def _connect(self, spool: Spool | None) -> Stores:
