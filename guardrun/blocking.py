@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+WAITING: set[int] = set()
+"""the children of this process that block in a call: nobody else may reap or kill them"""
+
+
 class BlockedChild:
     """A child that blocks in one call; ``fileno()`` is readable when the call has returned."""
 
@@ -28,6 +32,7 @@ class BlockedChild:
             call()
 
         self._pid = kernel.fork(block)
+        WAITING.add(self._pid)
         self._pidfd = os.pidfd_open(self._pid)
 
     def fileno(self) -> int:
@@ -37,6 +42,7 @@ class BlockedChild:
         """Whether the call did; to be asked once the child is done."""
         os.close(self._pidfd)
         _, status = os.waitpid(self._pid, 0)
+        WAITING.discard(self._pid)
         return status == 0
 
     def cancel(self) -> None:

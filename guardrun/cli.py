@@ -9,7 +9,7 @@ import os
 import sys
 
 from guardrun import __version__, config, options
-from guardrun.errors import GuardrunError, ToldToStop, UsageError
+from guardrun.errors import GuardrunError, ToldToStop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ _LONGEST_LINE = 2000
 _INTERNAL_ERROR = 70
 _SIGINT, _SIGPIPE = 2, 13
 
-_LATER = ""
 # The first word of the command line, and only that; what it names is loaded when it is called.
 SUBCOMMANDS = {
     "history": "guardrun.commands.history:history",
@@ -32,7 +31,7 @@ SUBCOMMANDS = {
     "metrics": "guardrun.commands.metrics:metrics",
     "dead": "guardrun.commands.dead:dead",
     "rerun": "guardrun.commands.rerun:rerun",
-    "each": _LATER,
+    "each": "guardrun.commands.each_help:each",
     "flush": "guardrun.commands.flush:flush",
     "prune": "guardrun.commands.prune:prune",
     "migrate": "guardrun.commands.migrate:migrate",
@@ -63,11 +62,15 @@ def main() -> int:
 
 
 def _dispatch(words: Sequence[str]) -> int:
+    if words and words[0] == "each":  # its options are those of a run, and some more
+        from guardrun.commands.each import each
+
+        return each(words[1:])
     if words and words[0] in SUBCOMMANDS:
         return _subcommand(words[0], words[1:])
     given = options.parse(words[1:] if words and words[0] == "run" else words)
     if given.question == "version":
-        return write(f"guardrun {__version__}\n")
+        return write(version())
     if given.question == "help":
         from guardrun import help
 
@@ -83,18 +86,17 @@ def _dispatch(words: Sequence[str]) -> int:
 
 
 def _subcommand(name: str, words: Sequence[str]) -> int:
-    target = SUBCOMMANDS[name]
-    if not target:
-        raise UsageError(
-            f"the subcommand {name} is not in this version "
-            f"(a COMMAND of that name: guardrun -- {name})"
-        )
     from guardrun.commands.launch import launch
 
-    return launch(name, target, words)
+    return launch(name, SUBCOMMANDS[name], words)
 
 
 # ---------------------------------------------------------------- what people see
+
+
+def version() -> str:
+    """What ``--version`` prints."""
+    return f"guardrun {__version__}\n"
 
 
 def write(text: str) -> int:

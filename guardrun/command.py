@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 
 from guardrun import channel, identity
-from guardrun.model import Captured
 from guardrun.supervisor import execute as watching
-from guardrun.supervisor.output import open_output
-from guardrun.supervisor.replay import Held, Replay, replay_captured
+from guardrun.supervisor.replay import STDERR, STDOUT, Held
+from guardrun.supervisor.voice import Voice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from guardrun.model import Claim, ExecSpec, Grant, Run
+    from guardrun.model import Captured, Claim, ExecSpec, Grant, Run
     from guardrun.report.log import Log
     from guardrun.reports import Reports
     from guardrun.supervisor.execute import Execution
@@ -40,6 +39,7 @@ class Command:
         hire: Callable[[], Guard],
         stdin: Stdin | None,
         reports: Reports | None = None,
+        voice: Voice | None = None,
     ) -> None:
         self._spec = spec
         self._run = run
@@ -48,6 +48,7 @@ class Command:
         self._hire = hire
         self._stdin = stdin
         self._reports = reports
+        self._voice = voice or Voice()
         self._held = Held()
         self._captured: Captured | None = None
         self._guard: Guard | None = None
@@ -66,7 +67,7 @@ class Command:
         spec = self._spec
         self.prepare()
         assert self._guard is not None
-        output = open_output(spec, self._log.bind(attempt=number).emit, self._held)
+        output = self._voice.output(spec, self._log.bind(attempt=number).emit, self._held)
         stdio = dict(output.stdio)
         if spec.stdin == "replay" and self._stdin is not None:
             stdio[_STDIN] = self._stdin.open()
@@ -114,11 +115,12 @@ class Command:
 
     def show_held(self) -> int | None:
         """Write what ``--output on-failure`` held back; returns a signal to stop, if one came."""
-        return watching.pass_on(self._loop, Replay(self._held.chunks()))
+        return watching.pass_on(self._loop, self._voice.replay(self._held.chunks()))
 
     def replay(self, stdout: bytes, stderr: bytes) -> int | None:
         """Write another run's output once more; returns a signal to stop, if one came."""
-        return watching.pass_on(self._loop, replay_captured(Captured(stdout, stderr)))
+        stored = ((STDOUT, stdout), (STDERR, stderr))
+        return watching.pass_on(self._loop, self._voice.replay(stored))
 
     def abandon(self) -> bool:
         """End COMMAND if a fault of ours kept its end from being seen; whether that was so."""

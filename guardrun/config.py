@@ -9,6 +9,7 @@ from guardrun import paths
 from guardrun.errors import ConfigError, UsageError
 from guardrun.lean import NamedTuple
 from guardrun.model import (
+    EachSpec,
     ExecSpec,
     KeySpec,
     LedgerSpec,
@@ -49,10 +50,38 @@ def settle(given: Given, environ: Mapping[str, str]) -> Settled:
     Raises ``UsageError`` and ``ConfigError``; ``UnsafePath`` for a user without a home.
     """
     settings, job, file = merge(given, environ)
+    return Settled(_plan(settings, given, job, environ), "dry-run" in settings, file)
+
+
+def settle_each(given: Given, environ: Mapping[str, str]) -> tuple[Settled, EachSpec]:
+    """The same for a pool: the Plan of each of its runs, and how it works them off.
+
+    Raises as ``settle`` does.
+    """
+    settings, job, file = merge(given, environ)
+    _check_each(settings)
+    plan = _plan(settings, given, job, environ)
+    plan = plan._replace(exec=plan.exec._replace(stdin="null"))
+    spec = EachSpec()._replace(
+        **fields_of(settings, _EACH_FIELDS),
+        lock_by_item="slots" in settings or _names_item(plan.lock),
+    )
+    return Settled(plan, "dry-run" in settings, file), spec
+
+
+def _names_item(lock: LockSpec | None) -> bool:
+    if lock is None or lock.name is None:
+        return False
+    from guardrun.template import names_item
+
+    return names_item(lock.name)
+
+
+def _plan(settings: Settings, given: Given, job: str, environ: Mapping[str, str]) -> Plan:
     argv = _argv(given, settings)
     _check(settings)
     state = paths.state_dir(environ)
-    plan = Plan(
+    return Plan(
         job=job,
         exec=_exec(settings, argv),
         lock=_lock(settings, paths.lock_dir(environ, state)),
@@ -60,7 +89,6 @@ def settle(given: Given, environ: Mapping[str, str]) -> Settled:
         ledger=_ledger(settings, state),
         report=ReportSpec()._replace(**fields_of(settings, _REPORT_FIELDS)),
     )._replace(**fields_of(settings, _PLAN_FIELDS))
-    return Settled(plan, "dry-run" in settings, file)
 
 
 def ledger_spec(url: str | None, config: str | None, environ: Mapping[str, str]) -> LedgerSpec:
@@ -155,6 +183,13 @@ _LEDGER_FIELDS = {
     "on-ledger-down": "on_down",
     "keep": "keep",
 }
+_EACH_FIELDS = {
+    "parallel": "parallel",
+    "items": "items",
+    "halt-after": "halt_after",
+    "keep-order": "keep_order",
+    "tag": "tag",
+}
 _REPORT_FIELDS = {
     "log-to": "to",
     "log-format": "format",
@@ -200,6 +235,19 @@ def _ledger(settings: Settings, state: str) -> LedgerSpec:
 
 
 # ---------------------------------------------------------------- what does not go together
+
+
+def _check_each(settings: Settings) -> None:
+    """See to what a single run has and a pool's items have not."""
+    stdin, template = settings.get("stdin"), _stdin_template(settings)
+    if template:
+        raise wrong(template.source, f"{template.origin}: the items are read from stdin")
+    if stdin and stdin.source == LINE and stdin.value != "null":
+        raise UsageError("--stdin: the items are read from it, and COMMAND's is /dev/null")
+    for name in ("metrics-textfile", "ping-url"):
+        told = settings.get(name)
+        if told and told.source == LINE:
+            raise UsageError(f"--{name} is about a single run (put guardrun around the whole each)")
 
 
 def _check(settings: Settings) -> None:

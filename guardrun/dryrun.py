@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from guardrun import units
@@ -25,10 +25,10 @@ def render(plan: Plan, config_file: str | None, environ: Mapping[str, str]) -> s
 
     Raises ``ConfigError`` for a template that has no value.
     """
-    without_stdin = _without_stdin(plan)
+    without_stdin = _literally(plan, needs_stdin)
     run = identify(without_stdin, None, environ, None)
     notes = [] if without_stdin == plan else [_STDIN_NOTE]
-    described = _printable(describe(plan, run, config_file, notes))
+    described = printable(describe(plan, run, config_file, notes))
     return json.dumps(described, indent=2 if os.isatty(1) else None, ensure_ascii=False) + "\n"
 
 
@@ -41,7 +41,7 @@ def describe(plan: Plan, run: Run, config_file: str | None, notes: list[str]) ->
         "lock": _lock(plan.lock, run) if plan.lock else None,
         "key": _key(plan.key, run) if run.key is not None else None,
         "needs": run.needs,
-        "wait": _seconds(plan.wait),
+        "wait": seconds(plan.wait),
         "conflict_exit_code": plan.conflict_code,
         "attempts": _attempts(plan.exec),
         "stdin": plan.exec.stdin,
@@ -51,10 +51,10 @@ def describe(plan: Plan, run: Run, config_file: str | None, notes: list[str]) ->
         "ledger": {
             "ledger_url": redact_url(plan.ledger.url),
             "state_dir": plan.ledger.state_dir,
-            "store_wait": _seconds(plan.ledger.store_wait),
-            "record_wait": _seconds(plan.ledger.record_wait),
+            "store_wait": seconds(plan.ledger.store_wait),
+            "record_wait": seconds(plan.ledger.record_wait),
             "on_ledger_down": plan.ledger.on_down,
-            "keep": _seconds(plan.ledger.keep),
+            "keep": seconds(plan.ledger.keep),
         },
         "log": {
             "log_to": plan.report.to,
@@ -70,19 +70,27 @@ def describe(plan: Plan, run: Run, config_file: str | None, notes: list[str]) ->
     }
 
 
-def _without_stdin(plan: Plan) -> Plan:
-    """Turn templates that read stdin into literal text: they resolve to themselves."""
+def describe_pool(
+    plan: Plan, config_file: str | None, environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """What every run of a pool would do; its names are shown as written, without an item."""
+    run = identify(_literally(plan, lambda _: True), None, environ, None)
+    return describe(plan, run, config_file, [])
+
+
+def _literally(plan: Plan, chosen: Callable[[str], bool]) -> Plan:
+    """Turn the templates that are chosen into literal text: they resolve to themselves."""
+
+    def literal(text: str) -> str:
+        return text.replace("{", "{{").replace("}", "}}") if chosen(text) else text
+
     lock, key = plan.lock, plan.key
     if lock and lock.name is not None:
-        lock = lock._replace(name=_literal(lock.name))
+        lock = lock._replace(name=literal(lock.name))
     if key.key is not None:
-        key = key._replace(key=_literal(key.key))
-    key = key._replace(needs=tuple(_literal(text) for text in key.needs))
+        key = key._replace(key=literal(key.key))
+    key = key._replace(needs=tuple(literal(text) for text in key.needs))
     return plan._replace(lock=lock, key=key)
-
-
-def _literal(text: str) -> str:
-    return text.replace("{", "{{").replace("}", "}}") if needs_stdin(text) else text
 
 
 def _lock(spec: LockSpec, run: Run) -> dict[str, Any]:
@@ -94,7 +102,7 @@ def _lock(spec: LockSpec, run: Run) -> dict[str, Any]:
         "scope": spec.scope,
         "slots": spec.slots,
         "shared": spec.shared,
-        "min_hold": _seconds(spec.min_hold),
+        "min_hold": seconds(spec.min_hold),
         **(_lease(spec) if spec.lease_url is not None else {}),
     }
 
@@ -103,7 +111,7 @@ def _lease(spec: LockSpec) -> dict[str, Any]:
     assert spec.lease_url is not None
     return {
         "lease_url": redact_url(spec.lease_url),
-        "ttl": _seconds(spec.ttl),
+        "ttl": seconds(spec.ttl),
         "on_lease_loss": spec.on_lease_loss,
     }
 
@@ -111,11 +119,11 @@ def _lease(spec: LockSpec) -> dict[str, Any]:
 def _key(spec: KeySpec, run: Run) -> dict[str, Any]:
     return {
         "key": run.key,
-        "key_ttl": _seconds(spec.ttl),
+        "key_ttl": seconds(spec.ttl),
         "on_duplicate": spec.on_duplicate,
         "on_interrupted": spec.on_interrupted,
         "on_mismatch": spec.on_mismatch,
-        "claim_ttl": _seconds(spec.claim_ttl),
+        "claim_ttl": seconds(spec.claim_ttl),
     }
 
 
@@ -123,16 +131,16 @@ def _attempts(spec: ExecSpec) -> dict[str, Any]:
     retry = spec.retry
     return {
         "retries": retry.retries,
-        "backoff": [_seconds(retry.base), _seconds(retry.cap)],
+        "backoff": [seconds(retry.base), seconds(retry.cap)],
         "jitter": retry.jitter,
         "retry_on": _codes(retry.retry_on),
         "retry_budget": _budget(retry.budget),
         "success_codes": sorted(spec.success_codes),
-        "timeout": _seconds(spec.timeout),
-        "deadline": _seconds(spec.deadline),
+        "timeout": seconds(spec.timeout),
+        "deadline": seconds(spec.deadline),
         "signal": units.signal_name(spec.stop_signal),
-        "kill_after": _seconds(spec.kill_after),
-        "splay": _seconds(spec.splay),
+        "kill_after": seconds(spec.kill_after),
+        "splay": seconds(spec.splay),
     }
 
 
@@ -145,19 +153,20 @@ def _codes(codes: Codes | None) -> list[int | str] | None:
 
 
 def _budget(budget: Budget | None) -> dict[str, Any] | None:
-    return budget and {"retries": budget.retries, "window": _seconds(budget.window)}
+    return budget and {"retries": budget.retries, "window": seconds(budget.window)}
 
 
-def _seconds(seconds: float) -> float | str:
-    return "forever" if seconds == FOREVER else seconds
+def seconds(duration: float) -> float | str:
+    """A duration as it is printed."""
+    return "forever" if duration == FOREVER else duration
 
 
-def _printable(value: Any) -> Any:
+def printable(value: Any) -> Any:
     """JSON is UTF-8: show bytes of a path or word that are not as ``\\xff``."""
     if isinstance(value, str):
         return os.fsencode(value).decode(errors="backslashreplace")
     if isinstance(value, dict):
-        return {key: _printable(item) for key, item in value.items()}
+        return {key: printable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_printable(item) for item in value]
+        return [printable(item) for item in value]
     return value

@@ -38,10 +38,15 @@ def new_job_id(now: float) -> str:
 
 
 def identify(
-    plan: Plan, stdin: Stdin | None, environ: Mapping[str, str], waiter: Waiter | None
+    plan: Plan,
+    stdin: Stdin | None,
+    environ: Mapping[str, str],
+    waiter: Waiter | None,
+    item: template.Item | None = None,
 ) -> Run:
     """Give a run its identity; resolves every template, once.
 
+    ``item`` is what it is about, where it is one of a pool's.
     Raises ConfigError, and what ``waiter``, if there is one, raises while a file is hashed.
     """
     now = time.time()
@@ -56,6 +61,7 @@ def identify(
         now=now if plan.enqueued_at is None else plan.enqueued_at,
         file_sha256=lambda path: _file_sha256(path, waiter),
         stdin=stdin.bytes() if stdin and _reads_stdin(plan) else None,
+        item=item,
     )
 
     def named(text: str) -> str:
@@ -127,7 +133,7 @@ def environment(
         "GUARDRUN_IDEMPOTENCY_KEY": run.key,
         "GUARDRUN_ATTEMPT": str(attempt),
         "GUARDRUN_LOCK": grant.lock if grant else None,
-        "GUARDRUN_LOCK_OWNER": run.owner if grant else None,
+        "GUARDRUN_LOCK_OWNER": grant.owner or run.owner if grant else None,
         "GUARDRUN_FENCING_TOKEN": str(grant.fence) if grant and grant.fence is not None else None,
         "GUARDRUN_CLAIM_TOKEN": claim.token if claim else None,
         "GUARDRUN_JOB_PATH": " ".join((*run.path, run.job_id)),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _LONGEST_JOB_NAME = 128
 _MOST_SLOTS = 10_000
 _MOST_RETRIES = 1_000_000
+_MOST_PARALLEL = 1000
+_MOST_FAILURES = 999_999_999
 _ONE_DAY = 86400.0
 
 _LEASE_SCHEMES = (
@@ -304,6 +306,8 @@ INSTANT = Kind("TIME", units.instant, (int,))
 EXIT_CODE = whole_number(0, 255)
 SLOTS = whole_number(1, _MOST_SLOTS)
 RETRIES = whole_number(0, _MOST_RETRIES)
+PARALLEL = whole_number(1, _MOST_PARALLEL)
+HALT_AFTER = whole_number(1, _MOST_FAILURES)
 CODES = Kind("CODES", units.codes, (int, list))
 CODE_SET = Kind("CODES", units.code_set, (int, list))
 SIGNAL = Kind("SIG", units.signal_number)

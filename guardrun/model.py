@@ -133,6 +133,20 @@ class Plan(NamedTuple):
     enqueued_at: float | None = None
 
 
+class EachSpec(NamedTuple):
+    """How a pool works off its items."""
+
+    parallel: int = 1
+    items: str = "lines"
+    """``lines``, ``null`` or ``jsonl``"""
+    halt_after: float = FOREVER
+    """failures, then no new items are taken"""
+    keep_order: bool = False
+    tag: bool = False
+    lock_by_item: bool = False
+    """every running item takes the lock, or a slot of it; else it is taken once, for the pool"""
+
+
 # ---------------------------------------------------------------- who we are
 
 
@@ -186,6 +200,8 @@ class Grant(NamedTuple):
     """the descriptors that hold it; COMMAND inherits them"""
     fence_durable: bool | None = None
     """whether the store's counter survives a crash of its server; ``None``: it was not asked"""
+    owner: str | None = None
+    """who holds it, where that is not the run itself but the pool that it is part of"""
 
 
 AROUND_US = "it is held by a run around this one: waiting for it would never end"
@@ -349,6 +365,28 @@ class Outcome(NamedTuple):
     lease_lost: bool = False
     captured: Captured | None = None
     """``None``: nothing was captured"""
+
+
+class Counts(NamedTuple):
+    """What became of a pool's items."""
+
+    total: int = 0
+    """that were taken"""
+    succeeded: int = 0
+    failed: int = 0
+    skipped_duplicate: int = 0
+    lock_busy: int = 0
+    interrupted: int = 0
+
+    def plus(self, result: str) -> Counts:
+        """One more, that ended with ``result``."""
+        field = {
+            "success": "succeeded",
+            "skipped_duplicate": "skipped_duplicate",
+            "lock_busy": "lock_busy",
+            "interrupted": "interrupted",
+        }.get(result, "failed")
+        return self._replace(**{field: getattr(self, field) + 1})
 
 
 class Event(NamedTuple):

@@ -17,7 +17,7 @@ from guardrun.lean import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from guardrun.kinds import Kind
 
@@ -173,9 +173,18 @@ SECTIONS: tuple[tuple[str, tuple[Option, ...]], ...] = (
     ),
 )
 
+EACH: tuple[Option, ...] = (
+    Option("parallel", kinds.PARALLEL, "P", default="1", where=LINE_ONLY),
+    Option("null", short="0", sets=("items", "null"), where=LINE_ONLY),
+    Option("jsonl", sets=("items", "jsonl"), where=LINE_ONLY),
+    Option("halt-after", kinds.HALT_AFTER, where=LINE_ONLY),
+    Option("keep-order", sets=("keep-order", True), where=LINE_ONLY),
+    Option("tag", sets=("tag", True), where=LINE_ONLY),
+)
+"""What ``guardrun each`` takes beside the run options."""
+
 OPTIONS = {option.name: option for _, section in SECTIONS for option in section}
 _LONG = {name: option for name, option in OPTIONS.items() if option.where != FILE_ONLY}
-_SHORT = {option.short: option for option in _LONG.values() if option.short}
 _ANSWERED_AT_ONCE = ("help", "version")
 
 
@@ -189,11 +198,13 @@ class Given(NamedTuple):
     """``help`` or ``version``, when one was asked for: then nothing else matters"""
 
 
-def parse(words: Sequence[str]) -> Given:
+def parse(words: Sequence[str], more: Sequence[Option] = ()) -> Given:
     """Divide the words after ``guardrun`` into options and COMMAND.
 
-    Raises ``UsageError`` for an unknown option and for a value that is missing or not wanted.
+    ``more`` are a subcommand's own options. Raises ``UsageError`` for an unknown option and for a
+    value that is missing or not wanted.
     """
+    known = {**_LONG, **{option.name: option for option in more}}
     found: list[tuple[Option, str]] = []
     at = 0
     while at < len(words):
@@ -204,9 +215,9 @@ def parse(words: Sequence[str]) -> Given:
             break
         at += 1
         if word.startswith("--"):
-            option, text = _long(word)
+            option, text = _long(word, known)
         else:
-            flags, option, text = _bundle(word)
+            flags, option, text = _bundle(word, known)
             found += [(flag, "") for flag in flags]
         if text is None:
             text = _value(option, words[at : at + 1])
@@ -218,12 +229,12 @@ def parse(words: Sequence[str]) -> Given:
     return Given(tuple(found), tuple(words[at:]))
 
 
-def _long(word: str) -> tuple[Option, str | None]:
+def _long(word: str, known: Mapping[str, Option]) -> tuple[Option, str | None]:
     """Read ``--name`` or ``--name=text``; ``None`` when the text must be the next word."""
     name, equals, text = word[2:].partition("=")
-    option = _LONG.get(name)
+    option = known.get(name)
     if option is None:
-        raise UsageError(f"--{name[:80]} is not an option{_did_you_mean(name)}")
+        raise UsageError(f"--{name[:80]} is not an option{_did_you_mean(name, known)}")
     if option.kind is not None:
         return option, text if equals else None
     if equals:
@@ -231,13 +242,16 @@ def _long(word: str) -> tuple[Option, str | None]:
     return option, ""
 
 
-def _bundle(word: str) -> tuple[list[Option], Option, str | None]:
+def _bundle(word: str, known: Mapping[str, Option]) -> tuple[list[Option], Option, str | None]:
     """Read ``-nq``, ``-w5`` or ``-w``: flags, and the last option, which may have a value."""
     flags: list[Option] = []
+    short = {option.short: option for option in known.values() if option.short}
     for at, letter in enumerate(word[1:], start=2):
-        option = _SHORT.get(letter)
+        option = short.get(letter)
         if option is None:
-            bundle = f" (in {word[:80]}){_did_you_mean(word[1:])}" if len(word) > 2 else _HINT
+            bundle = _HINT
+            if len(word) > 2:
+                bundle = f" (in {word[:80]}){_did_you_mean(word[1:], known)}"
             raise UsageError(f"-{letter} is not an option{bundle}")
         if option.kind is not None:
             return flags, option, word[at:] or None
@@ -257,8 +271,8 @@ def _value(option: Option, following: Sequence[str]) -> str:
 _HINT = "; options of COMMAND stand after it (see guardrun --help)"
 
 
-def _did_you_mean(name: str) -> str:
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
-    close = get_close_matches(name, _LONG, n=1)
+    close = get_close_matches(name, known, n=1)
     return f"; did you mean --{close[0]}?" if close else _HINT

@@ -53,6 +53,21 @@ class Outlet:
         os.close(self.fd)
 
 
+class Above(Outlet):
+    """An outlet to a terminal that clears what stands at the cursor before it writes."""
+
+    def __init__(self, outlet: Outlet, clear: bytes) -> None:
+        super().__init__(outlet.fd)
+        self._outlet = outlet
+        self._clear = clear
+
+    def write(self, data: Buffer) -> int:
+        return max(self._outlet.write(self._clear + data) - len(self._clear), 0)
+
+    def close(self) -> None:
+        self._outlet.close()
+
+
 class _SocketOutlet(Outlet):
     def __init__(self, fd: int) -> None:
         import _socket  # socket itself pulls in selectors and enum

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from guardrun.command import Command
     from guardrun.ledger.spool import Spool
-    from guardrun.model import Holder, KeySpec, Plan, Run
+    from guardrun.model import Grant, Holder, KeySpec, Plan, Run
     from guardrun.ports import Lock, Rng, RunLedger
     from guardrun.report.log import Log
     from guardrun.reports import Reports
@@ -46,6 +46,8 @@ class Tools(NamedTuple):
     command: Command
     reports: Reports | None = None
     """``None``: nobody wants any"""
+    lent: Grant | None = None
+    """the lock is held already, by a pool, for all its items"""
 
 
 def run(plan: Plan, me: Run, tools: Tools) -> Outcome:
@@ -113,8 +115,8 @@ def splay(plan: Plan, me: Run, tools: Tools) -> None:
 
 def acquire_lock(plan: Plan, me: Run, tools: Tools) -> tuple[Held, Ending | None]:
     """Take the lock, waiting at most ``--wait``; busy is an ending."""
-    if tools.lock is None:
-        return Held(), None
+    if tools.lock is None or tools.lent is not None:
+        return Held(tools.lent), None
     asked = kernel.now()
     due = asked + plan.wait
     answer = tools.lock.acquire(me, asked)

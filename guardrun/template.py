@@ -116,6 +116,11 @@ def needs_stdin(text: str) -> bool:
     return any(not isinstance(part, str) and part.name.startswith("stdin.") for part in parse(text))
 
 
+def names_item(text: str) -> bool:
+    """Say whether the template is another one for every item of a pool; raises ConfigError."""
+    return any(not isinstance(part, str) and part.name == "item" for part in parse(text))
+
+
 def resolve(text: str, lookup: Lookup) -> str:
     """Put values in; the result is non-empty, printable in UTF-8, and one line.
 

@@ -45,8 +45,9 @@ def perform(plan: Plan) -> NoReturn:
         stdin = Stdin(loop, plan.exec.stdin_max)
     rng = Chance()
     spare: set[int] = set()
-    ledger, spool = _ledger(plan)
-    link, bond = _keeper(plan, spool, loop, rng, spare)
+    spool = spool_of(plan)
+    ledger = _local_ledger(plan, spool)
+    link, bond = keeper_of(plan, spool, loop, rng, spare)
     reports = _reports(plan, loop, spare)
     me = identity.identify(plan, stdin, os.environ, loop)
     log = journal.bind(job_id=me.job_id, job=me.job)
@@ -54,8 +55,8 @@ def perform(plan: Plan) -> NoReturn:
         loop=loop,
         log=log,
         rng=rng,
-        lock=_lock(plan, me, link, loop, rng),
-        ledger=ledger or _remote_ledger(plan, link, loop, rng),
+        lock=lock_of(plan, me, link, loop, rng),
+        ledger=ledger or remote_ledger(plan, link, loop, rng),
         spool=spool,
         command=Command(
             plan.exec,
@@ -78,7 +79,8 @@ def perform(plan: Plan) -> NoReturn:
     os._exit(code)
 
 
-def _lock(plan: Plan, me: Run, link: Link | None, loop: Loop, rng: Rng) -> Lock | None:
+def lock_of(plan: Plan, me: Run, link: Link | None, loop: Loop, rng: Rng) -> Lock | None:
+    """The lock that ``plan`` asks for; ``link`` is to whoever keeps it, if that is remote."""
     spec = plan.lock
     if spec is None:
         return None
@@ -124,25 +126,37 @@ def _tell(reports: Reports, outcome: Outcome) -> Outcome:
 # ---------------------------------------------------------------- ledger and spool
 
 
-def _ledger(plan: Plan) -> tuple[RunLedger | None, Spool | None]:
-    """The embedded ledger, if it is that, and the spool of whatever ledger there is."""
+def spool_of(plan: Plan) -> Spool | None:
+    """The spool of whatever ledger there is; ``None``: there is none."""
     spec = plan.ledger
     if spec.url == "none:":
-        return None, None
+        return None
     from guardrun.ledger.spool import open_spool
 
     os.close(safety.private_directory(spec.state_dir, "state directory"))
-    spool = open_spool(spec, os.environ)
-    if not spec.url.startswith("sqlite:"):
-        return None, spool
+    return open_spool(spec, os.environ)
+
+
+def local_file(plan: Plan) -> str | None:
+    """The embedded ledger's file, in a directory that is there and safe, if it is that."""
+    if not plan.ledger.url.startswith("sqlite:"):
+        return None
+    path = plan.ledger.url.removeprefix("sqlite://")
+    os.close(safety.private_directory(os.path.dirname(path), "ledger directory"))
+    return path
+
+
+def _local_ledger(plan: Plan, spool: Spool | None) -> RunLedger | None:
+    path = local_file(plan)
+    if path is None or spool is None:
+        return None
     from guardrun.ledger.local import LocalLedger
 
-    path = spec.url.removeprefix("sqlite://")
-    os.close(safety.private_directory(os.path.dirname(path), "ledger directory"))
-    return LocalLedger(path, time.time, spec.keep, spool), spool
+    return LocalLedger(path, time.time, plan.ledger.keep, spool)
 
 
-def _remote_ledger(plan: Plan, link: Link | None, loop: Loop, rng: Rng) -> RunLedger | None:
+def remote_ledger(plan: Plan, link: Link | None, loop: Loop, rng: Rng) -> RunLedger | None:
+    """The ledger in Postgres, if it is that."""
     if link is None or not _is_remote(plan.ledger.url):
         return None
     from guardrun.keeper.ledger_proxy import LedgerProxy
@@ -157,7 +171,7 @@ def _is_remote(ledger_url: str) -> bool:
 # ---------------------------------------------------------------- what is far away
 
 
-def _keeper(
+def keeper_of(
     plan: Plan, spool: Spool | None, loop: Loop, rng: Rng, spare: set[int]
 ) -> tuple[Link | None, Bond | None]:
     """The process that owns what is remote, where anything is, and what ties COMMAND to it."""

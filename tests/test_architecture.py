@@ -59,7 +59,7 @@ MAY_IMPORT = {
 }
 """What each module or package imports at run time at most; those above them may import all."""
 
-TOP = {"world", "dryrun", "help", "commands", "doctor", "cli", "__main__", "__init__"}
+TOP = {"world", "pool", "dryrun", "help", "commands", "doctor", "cli", "__main__", "__init__"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

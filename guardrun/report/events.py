@@ -7,7 +7,7 @@ from guardrun.units import rfc3339, signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from guardrun.model import Attempt, Claim, Grant, Holder, Outcome, Run
+    from guardrun.model import Attempt, Claim, Counts, Grant, Holder, Outcome, Run
 
 _LEVELS = {
     "success": "info",
@@ -167,6 +167,31 @@ def run_finished(at: float, outcome: Outcome) -> Event:
         held_by=_holder(outcome.held_by),
         lease_lost=True if outcome.lease_lost else None,
     )
+
+
+def item_refused(at: float, item: str, number: int, reason: str) -> Event:
+    """An item of a pool, the ``number``-th, that cannot be run at all: there is no run of it."""
+    return _event(at, "error", "item_refused", item=item, number=number, reason=reason)
+
+
+def each_progress(at: float, counts: Counts, running: int, took: float) -> Event:
+    """How far a pool has come."""
+    rate = round(counts.total / took, 1) if took > 0 else None
+    return _event(
+        at, "info", "each_progress", **_counted(counts), running=running, items_per_second=rate
+    )
+
+
+def each_finished(at: float, counts: Counts, level: str, reason: str | None, took: float) -> Event:
+    """The last line of a pool."""
+    duration = milliseconds(took)
+    return _event(
+        at, level, "each_finished", **_counted(counts), reason=reason, duration_ms=duration
+    )
+
+
+def _counted(counts: Counts) -> dict[str, object]:
+    return dict(zip(counts._fields, counts, strict=True))
 
 
 def _event(at: float, level: str, name: str, **fields: object) -> Event:

@@ -9,7 +9,7 @@ import os
 from collections import deque
 
 from guardrun.model import Event
-from guardrun.outlet import open_file, open_outlet
+from guardrun.outlet import Above, open_file, open_outlet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LEVELS = ("debug", "info", "warning", "error")
 _WRONG = LEVELS.index("warning")
 _HELD_MAX = 1 << 20
+_HELD_EVENTS = 1000
 _EVENT_OVERHEAD = 400
 """About what an event takes beside its texts: constant fields, keys, punctuation."""
 
@@ -35,18 +36,23 @@ class Log:
     destination, all below the level, or ``quiet`` and nothing wrong) it is never imported.
     """
 
-    def __init__(self, journal: _Journal, fields: Mapping[str, object]) -> None:
+    def __init__(self, journal: _Journal | _Apart, fields: Mapping[str, object]) -> None:
         self._journal = journal
         self._fields = fields
 
     @classmethod
-    def start(cls, spec: ReportSpec, **fields: object) -> Log:
+    def start(cls, spec: ReportSpec, above: bytes = b"", **fields: object) -> Log:
         """A log as ``spec`` says, with ``fields`` (``job_id``, ``job``) on every line.
+
+        ``above`` is what clears something that stands on the terminal, where there is one.
 
         A destination that cannot be opened is said on stderr, and the run goes on without a log.
         Call it before other descriptors are opened: ``fd:N`` must mean what our parent meant.
         """
-        return cls(_Journal(spec, _open(spec.to)), fields)
+        outlet = _open(spec.to)
+        if above and outlet is not None and outlet.is_terminal():
+            outlet = Above(outlet, above)
+        return cls(_Journal(spec, outlet), fields)
 
     def bind(self, **fields: object) -> Log:
         """The same log with more constant ``fields``; a ``None`` is left out of the lines."""
@@ -55,6 +61,10 @@ class Log:
     def emit(self, event: Event) -> None:
         """Log ``event``; its own fields win over constant ones of the same name."""
         self._journal.add(event, {**self._fields, **event.fields})
+
+    def apart(self) -> Log:
+        """The log of one run of many: with ``quiet`` nothing of it, unless *it* goes wrong."""
+        return Log(_Apart(self._journal), self._fields) if self._journal.quiet else self
 
     def open(self) -> None:
         """Write what waits, and from now on every event at once: importing costs nobody now."""
@@ -79,6 +89,8 @@ class _Journal:
     def __init__(self, spec: ReportSpec, outlet: Outlet | None) -> None:
         self._least = LEVELS.index(spec.level)
         self._spec = spec
+        self.quiet = spec.quiet
+        """nothing is to be written unless something goes wrong"""
         self._quiet = spec.quiet
         self._outlet = outlet
         self._open = False
@@ -141,6 +153,35 @@ class _Journal:
             _warn(f"no log: {error!r}; the run goes on without it")
             self._outlet = None
             return None
+
+
+class _Apart:
+    """The journal of one run of many, whose events wait until one says that something is wrong."""
+
+    quiet = True
+
+    def __init__(self, journal: _Journal | _Apart) -> None:
+        self._journal = journal
+        self._held: deque[tuple[Event, Mapping[str, object]]] = deque(maxlen=_HELD_EVENTS)
+        self._wrong = False
+
+    def add(self, event: Event, fields: Mapping[str, object]) -> None:
+        self._held.append((event, fields))
+        self._wrong = self._wrong or LEVELS.index(event.level) >= _WRONG
+        while self._wrong and self._held:
+            self._journal.add(*self._held.popleft())
+
+    def open(self) -> None:
+        self._journal.open()
+
+    def interests(self) -> list[tuple[int, int]]:
+        return self._journal.interests()
+
+    def ready(self, fd: int) -> None:
+        self._journal.ready(fd)
+
+    def close(self) -> None:
+        """What is still held is left out."""
 
 
 class _Lines:

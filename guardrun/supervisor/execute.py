@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from guardrun.supervisor.guard import Guard
     from guardrun.supervisor.loop import Loop
     from guardrun.supervisor.output import Output
-    from guardrun.supervisor.replay import Replay
+    from guardrun.supervisor.voice import Written
 
 _NEVER = float("inf")
 _LATE = 1.0
@@ -180,7 +180,7 @@ def drain(loop: Loop, output: Output, linger: bool) -> int | None:
     return None
 
 
-def pass_on(loop: Loop, replay: Replay) -> int | None:
+def pass_on(loop: Loop, replay: Written) -> int | None:
     """Write stored output at the pace of whoever reads it; return a signal to stop, if any."""
     while replay.interests():
         ready, signals = loop.wait(replay.interests(), loop.deadline)

@@ -108,23 +108,29 @@ class Loop(ABC):
         """
         wanted = list(interests)
         while True:
-            keeper = self._tended(wanted)
-            changed = False
-            log = self._log.interests()
-            interests = [*wanted, *log]
-            until = due
-            if keeper is not None:
-                interests.append((keeper.fileno(), select.POLLIN))
-                until = min(due, keeper.overdue_at())
-            ready, signals = self._poll(interests, until)
-            if keeper is not None:
-                changed = bool(ready.pop(keeper.fileno(), 0)) and keeper.ready()
-                keeper.check()
-            written = [fd for fd, _ in log if ready.pop(fd, 0)]
-            for fd in written:
-                self._log.ready(fd)
-            if ready or signals or changed or kernel.now() >= until:
+            ready, signals, over = self._round(wanted, due)
+            if ready or signals or over:
                 return ready, signals
+
+    def _round(
+        self, wanted: Sequence[tuple[int, int]], due: float
+    ) -> tuple[dict[int, int], list[kernel.Signal], bool]:
+        """Sleep once; also whether it is time to return with nothing."""
+        keeper = self._tended(wanted)
+        changed = False
+        log = self._log.interests()
+        interests = [*wanted, *log]
+        if keeper is not None:
+            interests.append((keeper.fileno(), select.POLLIN))
+            due = min(due, keeper.overdue_at())
+        ready, signals = self._poll(interests, due)
+        if keeper is not None:
+            changed = bool(ready.pop(keeper.fileno(), 0)) and keeper.ready()
+            keeper.check()
+        written = [fd for fd, _ in log if ready.pop(fd, 0)]
+        for fd in written:
+            self._log.ready(fd)
+        return ready, signals, changed or kernel.now() >= due
 
     @abstractmethod
     def _poll(self, interests: Sequence[tuple[int, int]], due: float) -> Woken:

@@ -65,8 +65,11 @@ class Tail:
         return bytes(self._kept)
 
 
-class _Stream:
-    """The read end of one pipe; what becomes of the bytes is up to the subclasses."""
+class Stream:
+    """The read end of one pipe; what becomes of the bytes is up to the subclasses.
+
+    Here nothing does: they are kept for ``--capture``, at most.
+    """
 
     read_size = _READ
 
@@ -110,13 +113,17 @@ class _Stream:
     def _take(self, data: bytes) -> None:
         """To discard ``data`` is to do nothing."""
 
+    def _ended(self) -> None:
+        """Nothing more will be taken."""
+
     def _close_pipe(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+            self._ended()
 
 
-class _HeldBack(_Stream):
+class _HeldBack(Stream):
     def __init__(self, number: int, fd: int, capture: int, held: Held) -> None:
         super().__init__(number, fd, capture)
         self._held = held
@@ -125,7 +132,7 @@ class _HeldBack(_Stream):
         self._held.put(self._number, data)
 
 
-class _PassedOn(_Stream):
+class _PassedOn(Stream):
     """Reads no faster than our own reader does, which so slows down COMMAND.
 
     Where our own stream breaks, so does COMMAND's: its next write fails, as it would have without
@@ -177,7 +184,7 @@ class _PassedOn(_Stream):
                 self._emit(Event(time.time(), "warning", "output_lost", fields))
 
 
-class _Lines(_Stream):
+class _Lines(Stream):
     read_size = _READ_LINES
 
     def __init__(self, number: int, fd: int, capture: int, emit: Emit) -> None:
@@ -197,8 +204,7 @@ class _Lines(_Stream):
             self._say(self._begun[:end_at], continued=True)
             del self._begun[:end_at]
 
-    def _close_pipe(self) -> None:
-        super()._close_pipe()
+    def _ended(self) -> None:
         if self._begun:
             self._say(self._begun)
             self._begun.clear()
@@ -227,7 +233,7 @@ class Output:
     to ``ready``. When COMMAND has ended call ``finish``, and go on until there are no interests.
     """
 
-    def __init__(self, streams: Sequence[_Stream], stdio: dict[int, int], capture: int) -> None:
+    def __init__(self, streams: Sequence[Stream], stdio: dict[int, int], capture: int) -> None:
         self.stdio = stdio
         """COMMAND's descriptor → the one of ours that becomes it; the others COMMAND shares."""
         self._streams = streams
@@ -268,20 +274,28 @@ class Output:
             stream.close()
 
 
-def open_output(spec: ExecSpec, emit: Emit, held: Held) -> Output:
+def open_output(
+    spec: ExecSpec,
+    emit: Emit,
+    held: Held,
+    pass_on: Callable[[int, int, int], Stream] | None = None,
+) -> Output:
     """What ``spec.output`` and ``spec.capture`` ask for; ``held`` is the run's, over all attempts.
 
-    Raises ``OSError`` when there are no descriptors left.
+    ``pass_on`` makes the stream of what others write beside us, from its number, the pipe's read
+    end and how much of it is captured. Raises ``OSError`` when there are no descriptors left.
     """
-    if spec.output == "inherit" and not spec.capture:
+    if spec.output == "inherit" and not spec.capture and pass_on is None:
         return Output((), {}, 0)
     if spec.output == "discard" and not spec.capture:
         null = os.O_WRONLY | os.O_CLOEXEC
         return Output((), {number: os.open(os.devnull, null) for number in NAMES}, 0)
     pipes = {number: os.pipe() for number in NAMES}
-    streams: list[_Stream] = []
+    streams: list[Stream] = []
     for number, (fd, _) in pipes.items():
         match spec.output:
+            case "inherit" if pass_on is not None:
+                streams.append(pass_on(number, fd, spec.capture))
             case "inherit":
                 streams.append(_PassedOn(number, fd, spec.capture, emit))
             case "json":
@@ -289,5 +303,5 @@ def open_output(spec: ExecSpec, emit: Emit, held: Held) -> Output:
             case "on-failure":
                 streams.append(_HeldBack(number, fd, spec.capture, held))
             case _:
-                streams.append(_Stream(number, fd, spec.capture))
+                streams.append(Stream(number, fd, spec.capture))
     return Output(streams, {number: end for number, (_, end) in pipes.items()}, spec.capture)

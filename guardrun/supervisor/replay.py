@@ -12,7 +12,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from guardrun.model import Captured
     from guardrun.outlet import Outlet
 
     Chunk = tuple[int, bytes]
@@ -151,11 +150,6 @@ class Replay:
             except OSError:
                 self._broken.add(stream)
         return stream not in self._broken
-
-
-def replay_captured(captured: Captured) -> Replay:
-    """What the run that succeeded wrote, once more: stdout, then stderr."""
-    return Replay(((STDOUT, captured.stdout), (STDERR, captured.stderr)))
 
 
 def _header(stream: int, length: int) -> bytes:

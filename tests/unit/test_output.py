@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from guardrun.model import Captured, Event, ExecSpec
 from guardrun.supervisor import replay as replays
 from guardrun.supervisor.output import LINE_MAX, Output, Tail, open_output
-from guardrun.supervisor.replay import Held, Replay, replay_captured
+from guardrun.supervisor.replay import STDERR, STDOUT, Held, Replay
 
 PATIENCE = 20.0
 
@@ -422,7 +422,7 @@ def test_a_stored_output_is_written_again() -> None:
     """stdout and stderr get the bytes of the run that succeeded."""
     out, err = os.pipe(), os.pipe()
     with descriptor(1, out[1]), descriptor(2, err[1]):
-        replay = replay_captured(Captured(b"\xff out\n", b"err"))
+        replay = Replay(((STDOUT, b"\xff out\n"), (STDERR, b"err")))
         pump_out(replay)
         replay.close()
     assert (os.read(out[0], 100), os.read(err[0], 100)) == (b"\xff out\n", b"err")
@@ -435,7 +435,7 @@ def test_a_replay_waits_for_its_reader_in_the_loop() -> None:
     read, write = os.pipe()
     data = random.Random(2).randbytes(300_000)
     with descriptor(1, write):
-        replay = replay_captured(Captured(data, b""))
+        replay = Replay(((STDOUT, data), (STDERR, b"")))
         while turn(replay, 0):
             pass
         assert [events for _, events in replay.interests()] == [select.POLLOUT]
@@ -453,7 +453,7 @@ def test_a_replay_goes_on_with_the_other_stream(broken: str) -> None:
         os.close(out[1])
         out = (-1, os.open("/dev/full", os.O_WRONLY))
     with descriptor(1, out[1]), descriptor(2, err[1]):
-        replay = replay_captured(Captured(b"x" * 100_000, b"err"))
+        replay = Replay(((STDOUT, b"x" * 100_000), (STDERR, b"err")))
         pump_out(replay)
         replay.close()
     assert os.read(err[0], 100) == b"err"
@@ -462,6 +462,6 @@ def test_a_replay_goes_on_with_the_other_stream(broken: str) -> None:
 
 def test_nothing_to_replay_is_nothing_to_do() -> None:
     """Without bytes there are no interests."""
-    replay = replay_captured(Captured())
+    replay = Replay(((STDOUT, b""), (STDERR, b"")))
     assert replay.interests() == []
     replay.close()

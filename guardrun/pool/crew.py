@@ -1,0 +1,189 @@
+"""The processes around one running item, kept for the next one.
+
+Every place of a pool has a warden and a backstop of its own, because only a subreaper of its own
+can prove that nothing of *this* item is alive. Forking them costs as much as a short COMMAND, so
+they stay as long as they are as good as new: what a daemon was left to, or what was seized, ends.
+A keeper, where anything is remote, stays likewise, as long as it holds and owes nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from guardrun import blocking, channel
+from guardrun.supervisor.guard import Guard
+from guardrun.warden import tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from guardrun.keeper.link import Link
+    from guardrun.supervisor.loop import Loop
+    from guardrun.term import Bond
+
+
+class Children:
+    """Which children of the pool's process are not a running COMMAND's."""
+
+    def __init__(self) -> None:
+        self.ours: set[int] = set(tree.children())
+        """those that are ours, and those that items left running"""
+        self._left: set[int] = set()
+
+    def leave(self) -> None:
+        """What has come to us by now was left running by an item that ended normally."""
+        new = set(tree.children()) - self.ours - blocking.WAITING
+        self._left |= new
+        self.ours |= new
+
+    def reap(self) -> None:
+        """Reap what items left running and has died."""
+        tree.reap(frozenset(self.ours - self._left) | blocking.WAITING)
+        gone = self._left - set(tree.children())
+        self._left -= gone
+        self.ours -= gone
+
+
+class StandingGuard(Guard):
+    """A guard that stays when its run is over, if it can serve another."""
+
+    def __init__(
+        self, mask: frozenset[int], bond: Bond | None, children: Children, others: frozenset[int]
+    ) -> None:
+        super().__init__(None, mask, bond, set(), others)
+        self._children = children
+        self._spare = children.ours
+        self._spare.add(self._backstop)
+        self._idle = True
+
+    def spawn(self, order: channel.Spawn, stdio: Sequence[int], held: Sequence[int]) -> None:
+        self._idle = False
+        super().spawn(order, stdio, held)
+
+    def receive(self) -> tuple[object, ...] | None:
+        word = super().receive()
+        match word:
+            case channel.NotStarted():
+                self._idle = True
+            case channel.Over(orphans=orphans):
+                self._idle = orphans == 0
+        return word
+
+    def seize(self) -> None:
+        waiting = set(blocking.WAITING)  # other items' own
+        self._spare.discard(self._backstop)
+        self._spare |= waiting
+        try:
+            super().seize()
+        finally:
+            self._spare -= waiting
+
+    def dismiss(self) -> None:
+        """Stay."""
+
+    def bury(self) -> None:
+        """Stay."""
+
+    @property
+    def fit(self) -> bool:
+        """Whether it can watch another COMMAND."""
+        return self._open and self._idle
+
+    def part(self) -> None:
+        """Let go of what an item left running, and end."""
+        super().dismiss()
+        super().bury()
+        self._spare.discard(self._backstop)
+        self._children.leave()
+
+
+class Standing:
+    """A keeper, as the loop of one item tends it: it stays when that is over."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.fileno = link.fileno
+        self.overdue_at = link.overdue_at
+        self.ready = link.ready
+        self.check = link.check
+
+    def release(self) -> None:
+        """Stay."""
+
+
+class Crew:
+    """What one place of the pool has, from one item to the next.
+
+    ``connect`` starts a keeper, where anything is remote.
+    """
+
+    def __init__(
+        self,
+        mask: frozenset[int],
+        children: Children,
+        connect: Callable[[Loop], tuple[Link | None, Bond | None]],
+    ) -> None:
+        self._mask = mask
+        self._children = children
+        self._connect = connect
+        self._guard: StandingGuard | None = None
+        self._link: Link | None = None
+        self._bond: Bond | None = None
+
+    def keeper(self, loop: Loop) -> Link | None:
+        """The keeper, where one is needed; it is started for the first item."""
+        if self._bond is None:
+            self._link, self._bond = self._connect(loop)
+        return self._link
+
+    def send(self, message: tuple[object, ...]) -> None:
+        """Tell whoever watches COMMAND, if there is one."""
+        if self._guard is not None:
+            self._guard.send(message)
+
+    def hire(self) -> Guard:
+        """The processes that watch COMMAND. Raises GuardrunError."""
+        if self._guard is None:
+            self._guard = StandingGuard(
+                self._mask, self._bond, self._children, _private() - _tethers(self._bond)
+            )
+        return self._guard
+
+    def tidy(self) -> None:
+        """An item is done: keep what can serve another, and let the rest end."""
+        link, guard = self._link, self._guard
+        clean = link is None or (link.held is None and link.place is None and not link.owes)
+        if clean and (guard is None or guard.fit):
+            return
+        self._guard = self._link = self._bond = None
+        if guard is not None:
+            guard.part()
+        if link is not None:
+            link.release()
+
+    def end(self) -> None:
+        """The pool is done."""
+        guard, link = self._guard, self._link
+        self._guard = self._link = self._bond = None
+        if guard is not None:
+            guard.part()
+        if link is not None:
+            link.release()
+
+
+def _private() -> frozenset[int]:
+    """The descriptors that no COMMAND inherits: locks, pipes and channels of other items too."""
+    found = []
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if fd > 2 and fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
+                found.append(fd)
+        except OSError:  # the listing's own
+            pass
+    return frozenset(found)
+
+
+def _tethers(bond: Bond | None) -> frozenset[int]:
+    return frozenset() if bond is None else frozenset({bond.tether.fileno()})

@@ -1,0 +1,220 @@
+"""``guardrun each``: takes items on as places become free, and sees all of them to their end."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from guardrun import channel, kernel
+from guardrun.errors import GuardrunError
+from guardrun.model import Counts
+from guardrun.pool.crew import Crew
+from guardrun.pool.lines import Pen, Turn
+from guardrun.pool.work import begin, carry_out, new_loop
+from guardrun.report import events
+from guardrun.supervisor.loop import SUSPEND, suspend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from guardrun.model import EachSpec
+    from guardrun.pool.crew import Children
+    from guardrun.pool.hub import ItemLoop, PoolLoop
+    from guardrun.pool.items import Items, Taken
+    from guardrun.pool.progress import Progress
+    from guardrun.pool.work import Works
+
+_NEVER = float("inf")
+_KEPT = 64 << 20
+"""bytes of output of items that are not to be written yet; then no new ones are taken"""
+_BEHIND = 10_000
+"""items that have ended behind one that has not, with ``--keep-order``; likewise"""
+
+
+class Pool:
+    """One pool, from its first item to its last."""
+
+    def __init__(
+        self,
+        spec: EachSpec,
+        works: Works,
+        loop: PoolLoop,
+        items: Items,
+        children: Children,
+        new_crew: Callable[[], Crew],
+        pens: dict[int, Pen],
+        progress: Progress,
+    ) -> None:
+        self._spec = spec
+        self._works = works
+        self._loop = loop
+        self._items = items
+        self._children = children
+        self._new_crew = new_crew
+        self._pens = pens
+        self._progress = progress
+        self.counts = Counts()
+        self.told: int | None = None
+        """the signal that told us to stop"""
+        self.fault: GuardrunError | None = None
+        """what is wrong with the input"""
+        self._idle: list[Crew] = []
+        self._running: dict[ItemLoop, Crew] = {}
+        self._keys: set[str] = set()
+        """of items that are running"""
+        self._turns: deque[Turn] = deque()
+        self._stop_at = _NEVER
+
+    def work(self) -> None:
+        """Work off the input, or as much of it as is to be."""
+        while True:
+            self._take_on()
+            self._progress.show(self.counts, len(self._running))
+            if not self._running and not self._unwritten() and (self._items.over or self._closed()):
+                break
+            self._wait()
+        for crew in self._idle:
+            crew.end()
+        for pen in self._pens.values():
+            pen.close()
+
+    def _closed(self) -> bool:
+        """Whether no new items are to be taken."""
+        stopped = self.told is not None or self.fault is not None
+        return stopped or self.counts.failed >= self._spec.halt_after
+
+    def _has_room(self) -> bool:
+        behind = len(self._turns) < _BEHIND and sum(turn.size for turn in self._turns) < _KEPT
+        return len(self._running) < self._spec.parallel and behind and not self._closed()
+
+    def _take_on(self) -> None:
+        while self._has_room():
+            try:
+                taken = self._items.take()
+            except GuardrunError as error:
+                self.fault = error
+                return
+            if taken is None:
+                return
+            self._begin(taken)
+
+    def _wait(self) -> None:
+        reading = self._items.interests() if self._has_room() else ()
+        writing = [interest for pen in self._pens.values() for interest in pen.interests()]
+        turn = self._turns[0].interests() if self._turns else []
+        due = min(self._stop_at, self._progress.due())
+        ready, signals = self._loop.turn([*reading, *writing, *turn], due)
+        for taken in signals:
+            self._heed(taken)
+        if any(fd in ready for fd, _ in reading):
+            try:
+                self._items.read()
+            except GuardrunError as error:
+                self.fault = error
+        for pen in self._pens.values():
+            if any(fd in ready for fd, _ in pen.interests()):
+                pen.ready()
+        self._pass_on()
+        if kernel.now() >= self._stop_at:
+            self._stop_at = _NEVER
+            self._stop_all()
+
+    # ------------------------------------------------------------ one item
+
+    def _begin(self, taken: Taken) -> None:
+        self.counts = self.counts._replace(total=self.counts.total + 1)
+        turn = Turn(self._pens, first=not self._turns or not self._spec.keep_order)
+        self._turns.append(turn)
+        loop = new_loop(self._works)
+        crew = self._idle.pop() if self._idle else self._new_crew()
+        self._running[loop] = crew
+        self._works.hub.start(lambda: self._serve(taken, loop, crew, turn))
+
+    def _serve(self, taken: Taken, loop: ItemLoop, crew: Crew, turn: Turn) -> None:
+        result = "failed"
+        begun = begin(self._works, taken, loop)
+        if begun is not None:
+            plan, me = begun
+            if me.key is None:
+                result = carry_out(self._works, plan, me, taken, loop, crew, turn)
+            else:
+                # The same key twice in one input: the second one finds out what the first did.
+                key = me.key
+                self._works.hub.park(lambda: key not in self._keys or bool(loop.told))
+                self._keys.add(key)
+                result = carry_out(self._works, plan, me, taken, loop, crew, turn)
+                self._keys.discard(key)
+        self.counts = self.counts.plus(result)
+        del self._running[loop]
+        self._idle.append(crew)
+        turn.done = True
+        self._pass_on()
+
+    # ------------------------------------------------------------ what they write
+
+    def _pass_on(self) -> None:
+        """Let whoever is first write, and those who have written all go."""
+        if not self._spec.keep_order:
+            for turn in [turn for turn in self._turns if turn.over]:
+                turn.close()
+                self._turns.remove(turn)
+            return
+        while self._turns:
+            first = self._turns[0]
+            first.come()
+            if not first.over:
+                break
+            first.close()
+            self._turns.popleft()
+
+    def _unwritten(self) -> bool:
+        return bool(self._turns) or any(pen.interests() for pen in self._pens.values())
+
+    # ------------------------------------------------------------ signals
+
+    def _heed(self, taken: kernel.Signal) -> None:
+        if taken.number in self._loop.terminal.stops:
+            if self.told is None:
+                self.told = taken.number
+                self._stop_at = kernel.now() + self._works.plan.exec.kill_after
+            else:
+                self._stop_at = _NEVER
+                self._stop_all()
+        elif taken.number == signal.SIGCHLD:
+            self._children.reap()
+        else:
+            self._pass(taken.number)
+            if taken.number in SUSPEND:
+                self._progress.hide()
+                suspend(taken)
+                self._pass(signal.SIGCONT)
+
+    def _stop_all(self) -> None:
+        assert self.told is not None
+        for loop in self._running:
+            loop.told.append(kernel.Signal(self.told, by_kernel=False))
+
+    def _pass(self, signum: int) -> None:
+        for crew in self._running.values():
+            crew.send(channel.Pass(signum))
+
+    # ------------------------------------------------------------ the end
+
+    def finished(self, took: float) -> int:
+        """Say what became of it all; the exit code, where no signal ended it."""
+        counts, reason, level = self.counts, None, "info"
+        done = counts.succeeded + counts.skipped_duplicate
+        if self.fault is not None:
+            reason, level = str(self.fault), "error"
+        elif self.told is not None:
+            reason, level = "told to stop", "warning"
+        elif counts.failed >= self._spec.halt_after:
+            reason, level = f"halted after {counts.failed} failures", "error"
+        elif done < counts.total:
+            level = "error"
+        self._works.log.emit(events.each_finished(time.time(), counts, level, reason, took))
+        if self.fault is not None:
+            return self.fault.exit_code
+        return 0 if done == counts.total and self.told is None else 1

@@ -1,0 +1,49 @@
+"""Putting an item into COMMAND's words; pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from guardrun import template
+from guardrun.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from guardrun.template import Item
+
+_PLACE = re.compile(r"\{item(?:\.([^{}]+))?\}")
+
+
+def fill(words: Sequence[str], item: Item) -> tuple[str, ...]:
+    """COMMAND's words for one item: ``{item}`` replaced, or the item as one word more.
+
+    Other braces are left alone. Raises ConfigError for a field that the item does not have.
+    """
+    if not any(_PLACE.search(word) for word in words):
+        return (*words, item.text)
+    return tuple(_PLACE.sub(lambda place: _value(place, item), word) for word in words)
+
+
+def _value(place: re.Match[str], item: Item) -> str:
+    path = place.group(1)
+    if path is None:
+        return item.text
+    try:
+        return template.pick(item.fields, path)
+    except ValueError as error:
+        raise ConfigError(f"{place.group()} in COMMAND {error}") from None
+
+
+def check(words: Sequence[str], objects: bool) -> None:
+    """See that the places in COMMAND's words fit the kind of items. Raises UsageError."""
+    for word in words:
+        for place in _PLACE.finditer(word):
+            if place.group(1) is not None and not objects:
+                raise UsageError(f"{place.group()} needs items that are objects: give --jsonl")
+
+
+def has_place(text: str) -> bool:
+    """Whether ``{item}`` or a field of it stands in a text."""
+    return _PLACE.search(text) is not None
