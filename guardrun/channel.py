@@ -122,6 +122,9 @@ class TreeDead(NamedTuple):
     It counts once the supervisor is gone.
     """
 
+    warden: int
+    """its number: a pool has several, and all must have said so"""
+
 
 Kinds = tuple["Callable[..., tuple[object, ...]]", ...]
 """The kinds of values that one channel carries, the same at both of its ends."""
@@ -209,6 +212,10 @@ class Channel:
                 data = file.read()
         message: tuple[object, ...] = self._unpacked(marshal.loads(data))
         return message, tuple(fds)
+
+    def copy(self) -> Channel:
+        """The same end once more, to be closed on its own."""
+        return Channel(_socket.socket(fileno=os.dup(self._end.fileno())), self._kinds)
 
     def close(self) -> None:
         self._end.close()

@@ -81,14 +81,17 @@ class Term:
     """One page, shared with every process forked from here on.
 
     ``on_lease_loss`` says whether COMMAND must ``stop`` when the lock is lost, or not (``warn``).
+    ``lock`` is the row of a lock that somebody else's keeper holds for it.
     """
 
-    def __init__(self, on_lease_loss: str = "stop") -> None:
+    def __init__(self, on_lease_loss: str = "stop", lock: Row | None = None) -> None:
         page = memoryview(mmap.mmap(-1, 8 * (2 * _ROW + 1))).cast("d")
         self.claim = Row(page[:_ROW])
-        self.lock = Row(page[_ROW : 2 * _ROW])
+        self.lock = lock or Row(page[_ROW : 2 * _ROW])
         self._executed = page[2 * _ROW :]
         self._rows = (self.claim, self.lock)
+        self._kept = self._rows if lock is None else (self.claim,)
+        """by the keeper whose term this is"""
         self._binding = (self.claim,) if on_lease_loss == "warn" else self._rows
 
     @property
@@ -114,7 +117,7 @@ class Term:
     @property
     def overdue_at(self) -> float:
         """A keeper that has not moved this on by then is stopped or stuck."""
-        return min([row.overdue_at for row in self._rows])
+        return min([row.overdue_at for row in self._kept])
 
     @property
     def warn_at(self) -> float:
@@ -123,22 +126,27 @@ class Term:
 
     def show_life(self, overdue_at: float) -> None:
         """Write down when the keeper will have done something next."""
-        for row in self._rows:
+        for row in self._kept:
             row.show_life(overdue_at)
 
     @property
-    def executed(self) -> bool:
-        """Whether COMMAND may ever have been started."""
-        return bool(self._executed[0])
+    def executed(self) -> int:
+        """How many wardens may ever have started COMMAND under it: a pool has several."""
+        return int(self._executed[0])
 
-    def execute(self) -> None:
-        """COMMAND is just about to be started: from here on only its end frees what is held."""
-        self._executed[0] = 1.0
+    def execute(self, wardens: int = 1) -> None:
+        """COMMAND is just about to be started: from here on only its end frees what is held.
+
+        ``wardens`` have been there by now that may do so; it never becomes less.
+        """
+        self._executed[0] = max(self._executed[0], float(wardens))
 
 
 class Bond(NamedTuple):
-    """What ties COMMAND's life to its keeper, at the warden's end."""
+    """What ties COMMAND's life to its keepers, at the warden's end."""
 
     term: Term
-    tether: Channel
-    """to and from the keeper"""
+    tethers: tuple[Channel, ...]
+    """to and from each keeper: beside that of its own run there may be a pool's"""
+    number: int = 0
+    """of the warden, among all that a keeper has had to do with"""

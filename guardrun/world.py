@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from guardrun.ports import Lock, Rng, RunLedger
     from guardrun.reports import Reports
     from guardrun.supervisor.loop import Loop
-    from guardrun.term import Bond
+    from guardrun.term import Bond, Row
 
 
 def perform(plan: Plan) -> NoReturn:
@@ -172,9 +172,17 @@ def _is_remote(ledger_url: str) -> bool:
 
 
 def keeper_of(
-    plan: Plan, spool: Spool | None, loop: Loop, rng: Rng, spare: set[int]
+    plan: Plan,
+    spool: Spool | None,
+    loop: Loop,
+    rng: Rng,
+    spare: set[int],
+    lock: Row | None = None,
 ) -> tuple[Link | None, Bond | None]:
-    """The process that owns what is remote, where anything is, and what ties COMMAND to it."""
+    """The process that owns what is remote, where anything is, and what ties COMMAND to it.
+
+    ``lock`` is the row of a lock that another keeper holds for this run.
+    """
     ledger_url = plan.ledger.url
     lease_url = None if plan.lock is None else plan.lock.lease_url
     if lease_url is None and not _is_remote(ledger_url):
@@ -200,7 +208,7 @@ def keeper_of(
         return Stores(ledger, spool, leases, together)
 
     session_bound = lease_url is not None and is_session_bound(lease_url)
-    return start_keeper(plan, connect, session_bound, loop, rng, spare)
+    return start_keeper(plan, connect, session_bound, loop, rng, spare, lock)
 
 
 def start_keeper(
@@ -210,6 +218,7 @@ def start_keeper(
     loop: Loop,
     rng: Rng,
     spare: set[int],
+    lock: Row | None = None,
 ) -> tuple[Link, Bond]:
     """Start the keeper of whatever ``connect`` opens, and tie COMMAND's life to it."""
     from guardrun import channel
@@ -219,7 +228,7 @@ def start_keeper(
 
     on_lease_loss = "stop" if plan.lock is None else plan.lock.on_lease_loss
     ours, wardens = channel.pair()
-    term = Term(on_lease_loss)
+    term = Term(on_lease_loss, lock)
     terms = Terms(plan.key.claim_ttl, plan.exec.kill_after, on_lease_loss)
     link = Link(ours, term, connect, terms, session_bound, rng, spare)
     try:
@@ -227,7 +236,7 @@ def start_keeper(
     except StoreUnavailable:
         pass  # the first question starts it, or says why not
     loop.keeper = link
-    return link, Bond(term, wardens)
+    return link, Bond(term, (wardens,))
 
 
 def _end(outcome: Outcome, loop: Loop) -> int:

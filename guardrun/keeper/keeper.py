@@ -345,14 +345,17 @@ class Keeper:
 
     def _outlive(self) -> None:
         """The supervisor is gone: keep what is held while anything of COMMAND may be alive."""
-        while self._term.executed and (self._run is not None or self._place is not None):
+        dead: set[int] = set()
+        while len(dead) < self._term.executed and (
+            self._run is not None or self._place is not None
+        ):
             if self._tether.fileno() not in self._wait_for(self._tether.fileno()):
                 continue
             received = self._tether.receive()
             if received is None:
                 return
             if isinstance(received[0], channel.TreeDead):
-                break
+                dead.add(received[0].warden)
         self._tell_the_rest()
 
     def _tell_the_rest(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from guardrun import blocking, channel
 from guardrun.supervisor.guard import Guard
+from guardrun.term import Bond
 from guardrun.warden import tree
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from guardrun.keeper.link import Link
     from guardrun.supervisor.loop import Loop
-    from guardrun.term import Bond
 
 
 class Children:
@@ -113,10 +113,32 @@ class Standing:
         """Stay."""
 
 
+class PoolBond:
+    """What ties every COMMAND of a pool to the keeper of the lock that the pool holds."""
+
+    def __init__(self, bond: Bond) -> None:
+        self.term = bond.term
+        (self._tether,) = bond.tethers
+        self._wardens = 0
+
+    def tie(self, own: Bond | None) -> Bond:
+        """The bond of one more warden; ``own`` is with the keeper of its items, if there is one."""
+        number, self._wardens = self._wardens, self._wardens + 1
+        tether = self._tether.copy()
+        if own is None:
+            return Bond(self.term, (tether,), number)
+        return Bond(own.term, (*own.tethers, tether), number)
+
+    def count(self) -> None:
+        """All wardens that have been tied are there: the keeper waits for the word of each."""
+        self.term.execute(self._wardens)
+
+
 class Crew:
     """What one place of the pool has, from one item to the next.
 
-    ``connect`` starts a keeper, where anything is remote.
+    ``connect`` starts a keeper, where anything is remote; ``pool`` is the bond with the keeper of
+    the pool's own lock, if that is.
     """
 
     def __init__(
@@ -124,10 +146,12 @@ class Crew:
         mask: frozenset[int],
         children: Children,
         connect: Callable[[Loop], tuple[Link | None, Bond | None]],
+        pool: PoolBond | None,
     ) -> None:
         self._mask = mask
         self._children = children
         self._connect = connect
+        self._pool = pool
         self._guard: StandingGuard | None = None
         self._link: Link | None = None
         self._bond: Bond | None = None
@@ -146,9 +170,11 @@ class Crew:
     def hire(self) -> Guard:
         """The processes that watch COMMAND. Raises GuardrunError."""
         if self._guard is None:
-            self._guard = StandingGuard(
-                self._mask, self._bond, self._children, _private() - _tethers(self._bond)
-            )
+            bond = self._bond if self._pool is None else self._pool.tie(self._bond)
+            others = _private() - _tethers(bond)
+            self._guard = StandingGuard(self._mask, bond, self._children, others)
+            if self._pool is not None:
+                self._pool.count()
         return self._guard
 
     def tidy(self) -> None:
@@ -186,4 +212,4 @@ def _private() -> frozenset[int]:
 
 
 def _tethers(bond: Bond | None) -> frozenset[int]:
-    return frozenset() if bond is None else frozenset({bond.tether.fileno()})
+    return frozenset() if bond is None else frozenset(end.fileno() for end in bond.tethers)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from guardrun import cli, identity, kernel
 from guardrun.chance import Chance
 from guardrun.core import policy
-from guardrun.errors import ToldToStop
+from guardrun.errors import GuardrunError, ToldToStop
 from guardrun.ledger.sqlite_writer import Transactions
 from guardrun.pool.commits import Commits
 from guardrun.pool.crew import Children, Crew
 from guardrun.pool.hub import Hub, PoolLoop
 from guardrun.pool.items import Items
 from guardrun.pool.lines import Pen
+from guardrun.pool.lock import PoolLock
 from guardrun.pool.pool import Pool
 from guardrun.pool.progress import CLEAR, Bar, Lines, has_bar
 from guardrun.pool.work import Works
@@ -44,17 +45,21 @@ def perform(plan: Plan, spec: EachSpec) -> NoReturn:
     hub = Hub(signals)
     pool_id = identity.new_job_id(time.time())
     log = journal.bind(job_id=pool_id, job=plan.job)
-    log.open()
     loop = PoolLoop(hub, find_terminal(), log)
     rng = Chance()
     children = Children()
     spool, file = spool_of(plan), local_file(plan)
     commits = None if file is None else Commits(hub, Transactions(file))
     items = Items(0, spec.items, plan.exec.stdin_max)
-    own = plan if spec.lock_by_item else plan._replace(lock=None)
+    lock = None
+    if plan.lock is not None and not spec.lock_by_item:
+        lock = PoolLock(plan, pool_id, loop, log, rng, children)
+    bond = None if lock is None else lock.bond
+    own = plan if lock is None else plan._replace(lock=None)
 
     def connect(loop: Loop) -> tuple[Link | None, Bond | None]:
-        return keeper_of(own, spool, loop, rng, children.ours)
+        row = None if bond is None else bond.term.lock
+        return keeper_of(own, spool, loop, rng, children.ours, row)
 
     works = Works(
         plan=plan._replace(exec=plan.exec._replace(splay=0.0)),
@@ -65,29 +70,30 @@ def perform(plan: Plan, spec: EachSpec) -> NoReturn:
         spool=spool,
         ledger_file=file,
         commits=commits,
-        lent=None,
         tag=spec.tag,
     )
-    pens = {number: _pen(number, bar) for number in (1, 2)}
-    progress = Bar(items) if bar else Lines(log)
     pool = Pool(
         spec,
         works,
         loop,
         items,
         children,
-        lambda: Crew(mask, children, connect),
-        pens,
-        progress,
+        lambda: Crew(mask, children, connect, bond),
+        {number: _pen(number, bar) for number in (1, 2)},
+        Bar(items) if bar else Lines(log),
     )
-    delay = policy.splay_delay(plan.job, os.uname().nodename, plan.exec.splay)
+    log.open()
     try:
+        delay = policy.splay_delay(plan.job, os.uname().nodename, plan.exec.splay)
         loop.pause((), kernel.now() + delay)
-        pool.work()
+        pool.work(lock)
     except ToldToStop as told:
         pool.told = told.signum
-    progress.hide()
+    except GuardrunError as error:
+        pool.fault = error
     code = pool.finished(kernel.now() - begun)
+    if lock is not None:
+        lock.release()
     if commits is not None:
         commits.end()
     journal.close()

@@ -8,6 +8,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from guardrun import channel, kernel
+from guardrun.core import policy
+from guardrun.core.account import Ending
 from guardrun.errors import GuardrunError
 from guardrun.model import Counts
 from guardrun.pool.crew import Crew
@@ -23,10 +25,12 @@ if TYPE_CHECKING:
     from guardrun.pool.crew import Children
     from guardrun.pool.hub import ItemLoop, PoolLoop
     from guardrun.pool.items import Items, Taken
+    from guardrun.pool.lock import PoolLock
     from guardrun.pool.progress import Progress
     from guardrun.pool.work import Works
 
 _NEVER = float("inf")
+_LOST = 74
 _KEPT = 64 << 20
 """bytes of output of items that are not to be written yet; then no new ones are taken"""
 _BEHIND = 10_000
@@ -58,8 +62,12 @@ class Pool:
         self.counts = Counts()
         self.told: int | None = None
         """the signal that told us to stop"""
+        self.lost = False
+        """the lock that was held for all items"""
         self.fault: GuardrunError | None = None
         """what is wrong with the input"""
+        self.busy: Ending | None = None
+        """why there was no lock for it"""
         self._idle: list[Crew] = []
         self._running: dict[ItemLoop, Crew] = {}
         self._keys: set[str] = set()
@@ -67,14 +75,25 @@ class Pool:
         self._turns: deque[Turn] = deque()
         self._stop_at = _NEVER
 
-    def work(self) -> None:
-        """Work off the input, or as much of it as is to be."""
+    def work(self, lock: PoolLock | None) -> None:
+        """Work off the input, or as much of it as is to be, under ``lock``.
+
+        Raises what comes of taking the lock; by then no item has been taken.
+        """
+        if lock is not None:
+            took = lock.take()
+            if isinstance(took, Ending):
+                self.busy = took
+                return
+            self._works = self._works._replace(lent=took)
         while True:
             self._take_on()
             self._progress.show(self.counts, len(self._running))
             if not self._running and not self._unwritten() and (self._items.over or self._closed()):
                 break
             self._wait()
+        self.lost = self._lock_is_gone()
+        self._progress.hide()
         for crew in self._idle:
             crew.end()
         for pen in self._pens.values():
@@ -82,8 +101,11 @@ class Pool:
 
     def _closed(self) -> bool:
         """Whether no new items are to be taken."""
-        stopped = self.told is not None or self.fault is not None
+        stopped = self.told is not None or self.fault is not None or self._lock_is_gone()
         return stopped or self.counts.failed >= self._spec.halt_after
+
+    def _lock_is_gone(self) -> bool:
+        return self._works.lent is not None and self._works.lent.gone
 
     def _has_room(self) -> bool:
         behind = len(self._turns) < _BEHIND and sum(turn.size for turn in self._turns) < _KEPT
@@ -208,8 +230,12 @@ class Pool:
         done = counts.succeeded + counts.skipped_duplicate
         if self.fault is not None:
             reason, level = str(self.fault), "error"
+        elif self.busy is not None:
+            reason, level = self.busy.reason, "warning"
         elif self.told is not None:
             reason, level = "told to stop", "warning"
+        elif self.lost:
+            reason, level = policy.LEASE_LOST, "error"
         elif counts.failed >= self._spec.halt_after:
             reason, level = f"halted after {counts.failed} failures", "error"
         elif done < counts.total:
@@ -217,4 +243,8 @@ class Pool:
         self._works.log.emit(events.each_finished(time.time(), counts, level, reason, took))
         if self.fault is not None:
             return self.fault.exit_code
+        if self.busy is not None:
+            return self.busy.exit_code
+        if self.lost:
+            return _LOST
         return 0 if done == counts.total and self.told is None else 1

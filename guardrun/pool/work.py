@@ -30,9 +30,12 @@ if TYPE_CHECKING:
     from guardrun.pool.hub import Hub
     from guardrun.pool.items import Taken
     from guardrun.pool.lines import Turn
-    from guardrun.ports import Lock, Rng, RunLedger
+    from guardrun.ports import Lock, Rng, RunLedger, Waiter
     from guardrun.report.log import Log
+    from guardrun.term import Term
 
+_LOOK = 0.1
+"""s"""
 _NO_TERMINAL = Terminal(None)
 """Ctrl-C is for the pool: it decides what becomes of its items, which are in groups of their own"""
 
@@ -42,6 +45,41 @@ class Lent(NamedTuple):
 
     lock: Lock
     grant: Grant
+    term: Term | None
+    """of its lease, if it is one"""
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is not proved to be held any more: nothing may be started under it."""
+        return self.term is not None and kernel.now() >= self.term.lock.term_at
+
+
+class LentLock:
+    """The ``Lock`` port, for one item, over a lock that is the pool's."""
+
+    def __init__(self, lent: Lent, waiter: Waiter) -> None:
+        self._lent = lent
+        self._waiter = waiter
+
+    def acquire(self, _run: Run, _due: float) -> Grant:
+        """It is held."""
+        return self._lent.grant
+
+    def assure(self) -> bool:
+        """As the port says; the pool's keeper renews it, which is waited for."""
+        term = self._lent.term
+        while term is not None and kernel.now() >= term.half_at:
+            if self._lent.gone:
+                return False
+            self._waiter.pause((), min(kernel.now() + _LOOK, term.lock.term_at))
+        return True
+
+    def lost(self) -> bool:
+        """As the port says."""
+        return self._lent.lock.lost()
+
+    def release(self) -> None:
+        """It stays."""
 
 
 class Works(NamedTuple):
@@ -58,8 +96,8 @@ class Works(NamedTuple):
     ledger_file: str | None
     """the embedded ledger's"""
     commits: Commits | None
-    lent: Lent | None
     tag: bool
+    lent: Lent | None = None
 
 
 def begin(works: Works, taken: Taken, loop: ItemLoop) -> tuple[Plan, Run] | None:
@@ -99,7 +137,7 @@ def carry_out(
         loop=loop,
         log=log,
         rng=works.rng,
-        lock=lent.lock if lent else lock_of(plan, me, link, loop, works.rng),
+        lock=LentLock(lent, loop) if lent else lock_of(plan, me, link, loop, works.rng),
         ledger=ledger,
         spool=works.spool,
         command=Command(plan.exec, me, loop, log, crew.hire, None, voice=LineVoice(turn, tag)),

@@ -54,7 +54,8 @@ def start(
     kept.close()
     os.close(supervisor)
     if bond is not None:
-        bond.tether.close()  # or the keeper would never see that they are gone
+        for tether in bond.tethers:
+            tether.close()  # or the keeper would never see that they are gone
     return ours, store, pid
 
 
@@ -97,7 +98,8 @@ def _stand_by(
     if status != 0:
         tree.kill_all()
         if bond is not None:
-            bond.tether.send(channel.TreeDead())
+            for tether in bond.tethers:
+                tether.send(channel.TreeDead(bond.number))
 
 
 def _keep_until_death(kept: channel.Channel, supervisor: int, pid: int, warden: int) -> None:

@@ -72,8 +72,9 @@ class Warden:
         poll = select.poll()
         for fd in (self._channel.fileno(), self._supervisor, deaths.fd, timer.fd):
             poll.register(fd, select.POLLIN)
-        if self._bond is not None:
-            poll.register(self._bond.tether.fileno(), select.POLLIN)
+        tethers = [] if self._bond is None else [end.fileno() for end in self._bond.tethers]
+        for fd in tethers:
+            poll.register(fd, select.POLLIN)
         self._channel.send(channel.Ready(os.getpid()))
         while True:
             timer.set(self._next_due())
@@ -83,8 +84,9 @@ class Warden:
                     return
                 self._end_all()
                 return
-            if self._bond is not None and self._bond.tether.fileno() in ready:
-                poll.unregister(self._bond.tether.fileno())  # it says one thing: look at the term
+            for fd in ready.intersection(tethers):
+                poll.unregister(fd)  # it says one thing: look at the term
+                tethers.remove(fd)
             if deaths.fd in ready:
                 deaths.read()
                 self._look()
@@ -112,8 +114,11 @@ class Warden:
         self._tell_keeper()
 
     def _tell_keeper(self) -> None:
+        # It never blocks: a pool's keeper reads this only when the pool is gone, and a word that
+        # finds no room after hundreds of others costs no more than the time to live.
         if self._bond is not None:
-            self._bond.tether.send(channel.TreeDead())
+            for tether in self._bond.tethers:
+                tether.hint(channel.TreeDead(self._bond.number))
 
     def _next_due(self) -> float:
         if self._state.phase == attempt.RUNNING:

@@ -144,9 +144,8 @@ MUTANTS = (
     Mutant(
         "keeper releases before it kills",
         "guardrun/keeper/keeper.py",
-        "        while self._term.executed and (self._run is not None or self._place is not None):"
-        "\n",
-        "        while False and (self._run is not None or self._place is not None):\n",
+        "        while len(dead) < self._term.executed and (\n",
+        "        while False and (\n",
         "guardrun was killed: the lock is another's while COMMAND is still alive.",
         (f"{_FAULTS}::test_a_killed_supervisor",),
         simulated=True,
