@@ -21,177 +21,208 @@ __guardrun_split() {
 
 # Offers the words of $1.
 __guardrun_offer() {
-    mapfile -t COMPREPLY < <(compgen -W "$1" -- "$cur")
+    local found
+    mapfile -t found < <(compgen -W "$1" -- "$cur")
+    COMPREPLY+=("${found[@]}")
 }
 
-# Offers what may follow the run option $1.
-__guardrun_value() {
+# Offers files, or what else compgen finds by $1.
+__guardrun_files() {
+    local found
+    compopt -o filenames
+    mapfile -t found < <(compgen "${1--f}" -- "$cur")
+    COMPREPLY+=("${found[@]}")
+}
+
+# Offers the names of the kind $1: only guardrun knows them.
+__guardrun_names() {
+    local name begun=${cur#[\"\']}
+    [[ $begun != "$cur" ]] || begun=${cur//\\/}
+    while IFS=$'\t' read -r name _; do
+        [[ $name == "$begun"* ]] || continue
+        [[ $cur == [\"\']* ]] || printf -v name %q "$name"
+        COMPREPLY+=("$name")
+    done < <("${words[0]/#\~\//$HOME/}" completion --names "$1" 2>/dev/null)
+}
+
+# Sets what is taken at the place $1: options, those of them that take a value, and what comes
+# after the arguments.
+__guardrun_know() {
     case $1 in
-        --lock-file)
+        run)
+            options='--job -c --command --lock --lock-file --scope --lease-url -j --slots -s --shared -x --exclusive -w --wait -n --nonblock -E --conflict-exit-code --min-hold --ttl --claim-ttl --on-lease-loss --store-wait --key --key-ttl --on-duplicate --on-interrupted --on-mismatch --needs --retries --backoff --jitter --retry-on --retry-budget --success-codes -t --timeout --deadline --signal -k --kill-after --splay --stdin --stdin-max --output --capture --ledger-url --record-wait --on-ledger-down --enqueued-at --log-to --log-format --log-level -q --quiet --metrics-textfile --ping-url --config --dry-run -h --help --version'
+            valued='--job -c --command --lock --lock-file --scope --lease-url -j --slots -w --wait -E --conflict-exit-code --min-hold --ttl --claim-ttl --on-lease-loss --store-wait --key --key-ttl --on-duplicate --on-interrupted --on-mismatch --needs --retries --backoff --jitter --retry-on --retry-budget --success-codes -t --timeout --deadline --signal -k --kill-after --splay --stdin --stdin-max --output --capture --ledger-url --record-wait --on-ledger-down --enqueued-at --log-to --log-format --log-level --metrics-textfile --ping-url --config' after=command
+            ;;
+        history)
+            options='--limit --job --key --result --since --until --json --ledger-url --config --help'
+            valued='--limit --job --key --result --since --until --ledger-url --config' after=
+            ;;
+        show)
+            options='--json --ledger-url --config --help'
+            valued='--ledger-url --config' after=
+            ;;
+        why)
+            options='--limit --json --ledger-url --config --help'
+            valued='--limit --ledger-url --config' after=
+            ;;
+        locks)
+            options='--older-than --scope --json --lease-url --ledger-url --config --help'
+            valued='--older-than --scope --lease-url --ledger-url --config' after=
+            ;;
+        unlock)
+            options='--force --owner --scope --json --lease-url --ledger-url --config --help'
+            valued='--owner --scope --lease-url --ledger-url --config' after=
+            ;;
+        keys)
+            options='--limit --state --json --ledger-url --config --help'
+            valued='--limit --state --ledger-url --config' after=
+            ;;
+        'keys show')
+            options='--json --ledger-url --config --help'
+            valued='--ledger-url --config' after=
+            ;;
+        'keys forget')
+            options='--force --ledger-url --config --help'
+            valued='--ledger-url --config' after=
+            ;;
+        stats)
+            options='--job --since --last --json --ledger-url --config --help'
+            valued='--job --since --last --ledger-url --config' after=
+            ;;
+        metrics)
+            options='--textfile --since --lease-url --ledger-url --config --help'
+            valued='--textfile --since --lease-url --ledger-url --config' after=
+            ;;
+        dead)
+            options='--limit --job --since --json --ledger-url --config --help'
+            valued='--limit --job --since --ledger-url --config' after=
+            ;;
+        rerun)
+            options='--ledger-url --config --help'
+            valued='--ledger-url --config' after=rerun-options
+            ;;
+        rerun-options)
+            options='--job -c --command --lock --lock-file --scope --lease-url -j --slots -s --shared -x --exclusive -w --wait -n --nonblock -E --conflict-exit-code --min-hold --ttl --claim-ttl --on-lease-loss --store-wait --key --key-ttl --on-duplicate --on-interrupted --on-mismatch --needs --retries --backoff --jitter --retry-on --retry-budget --success-codes -t --timeout --deadline --signal -k --kill-after --splay --stdin --stdin-max --output --capture --ledger-url --record-wait --on-ledger-down --enqueued-at --log-to --log-format --log-level -q --quiet --metrics-textfile --ping-url --config --dry-run -h --help --version'
+            valued='--job -c --command --lock --lock-file --scope --lease-url -j --slots -w --wait -E --conflict-exit-code --min-hold --ttl --claim-ttl --on-lease-loss --store-wait --key --key-ttl --on-duplicate --on-interrupted --on-mismatch --needs --retries --backoff --jitter --retry-on --retry-budget --success-codes -t --timeout --deadline --signal -k --kill-after --splay --stdin --stdin-max --output --capture --ledger-url --record-wait --on-ledger-down --enqueued-at --log-to --log-format --log-level --metrics-textfile --ping-url --config' after=
+            ;;
+        flush)
+            options='--json --ledger-url --config --help'
+            valued='--ledger-url --config' after=
+            ;;
+        prune)
+            options='--older-than --json --ledger-url --config --help'
+            valued='--older-than --ledger-url --config' after=
+            ;;
+        migrate)
+            options='--lease-url --json --ledger-url --config --help'
+            valued='--lease-url --ledger-url --config' after=
+            ;;
+        doctor)
+            options='--lease-url --json --ledger-url --config --help'
+            valued='--lease-url --ledger-url --config' after=
+            ;;
+        completion)
+            options='--names --ledger-url --config --help'
+            valued='--names --ledger-url --config' after=
+            ;;
+    esac
+}
+
+# Offers what may follow the option $2 at the place $1.
+__guardrun_value() {
+    case $1:$2 in
+        *:--job)
+            __guardrun_names jobs
+            ;;
+        *:--lock-file | *:--config | *:--textfile)
             __guardrun_files
             ;;
-        --scope)
+        *:--scope)
             __guardrun_offer 'host distributed'
             ;;
-        -w | --wait)
+        *:-w | *:--wait)
             __guardrun_offer 'forever'
             ;;
-        --on-lease-loss)
+        *:--on-lease-loss)
             __guardrun_offer 'stop warn'
             ;;
-        --on-duplicate)
+        history:--key)
+            __guardrun_names keys
+            ;;
+        *:--on-duplicate)
             __guardrun_offer 'skip fail replay'
             ;;
-        --on-interrupted)
+        *:--on-interrupted)
             __guardrun_offer 'rerun stop'
             ;;
-        --on-mismatch)
+        *:--on-mismatch)
             __guardrun_offer 'fail ignore'
             ;;
-        --jitter)
+        *:--jitter)
             __guardrun_offer 'full equal decorrelated'
             ;;
-        --signal)
+        *:--signal)
             __guardrun_offer 'TERM INT QUIT HUP USR1 USR2 KILL'
             ;;
-        --stdin)
+        *:--stdin)
             __guardrun_offer 'inherit replay null'
             ;;
-        --output)
+        *:--output)
             __guardrun_offer 'inherit json on-failure discard'
             ;;
-        --ledger-url)
+        *:--ledger-url)
             __guardrun_offer 'none:'
             ;;
-        --on-ledger-down)
+        *:--on-ledger-down)
             __guardrun_offer 'stop run'
             ;;
-        --log-to)
+        *:--log-to)
+            __guardrun_offer 'stdout stderr none'
             __guardrun_files
-            mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -W 'stdout stderr none' -- "$cur")
             ;;
-        --log-format)
+        *:--log-format)
             __guardrun_offer 'auto json console'
             ;;
-        --log-level)
+        *:--log-level)
             __guardrun_offer 'debug info warning error'
             ;;
-        --config)
-            __guardrun_files
+        *:--metrics-textfile)
+            __guardrun_files -d
             ;;
-        *) COMPREPLY=() ;;
-    esac
-}
-
-# Offers what may follow the option $2 of the subcommand $1.
-__guardrun_subcommand_value() {
-    case $1:$2 in
-        history:--result)
+        *:--result)
             __guardrun_offer 'running success failed skipped_duplicate timeout lock_busy lease_lost precondition_failed interrupted store_unavailable'
             ;;
-        history:--ledger-url)
-            __guardrun_offer 'none:'
-            ;;
-        history:--config)
-            __guardrun_files
-            ;;
-        show:--ledger-url)
-            __guardrun_offer 'none:'
-            ;;
-        show:--config)
-            __guardrun_files
-            ;;
-        why:--ledger-url)
-            __guardrun_offer 'none:'
-            ;;
-        why:--config)
-            __guardrun_files
-            ;;
-        locks:--scope)
-            __guardrun_offer 'host distributed'
-            ;;
-        locks:--ledger-url)
-            __guardrun_offer 'none:'
-            ;;
-        locks:--config)
-            __guardrun_files
-            ;;
-        unlock:--scope)
-            __guardrun_offer 'host distributed'
-            ;;
-        unlock:--ledger-url)
-            __guardrun_offer 'none:'
-            ;;
-        unlock:--config)
-            __guardrun_files
-            ;;
-        keys:--ledger-url)
-            __guardrun_offer 'none:'
-            ;;
-        keys:--config)
-            __guardrun_files
-            ;;
-        keys:--state)
+        *:--state)
             __guardrun_offer 'running succeeded expired failed interrupted'
             ;;
-        stats:--ledger-url)
-            __guardrun_offer 'none:'
+        *:--names)
+            __guardrun_offer 'jobs keys locks runs'
             ;;
-        stats:--config)
-            __guardrun_files
-            ;;
-        metrics:--textfile)
-            __guardrun_files
-            ;;
-        metrics:--ledger-url)
-            __guardrun_offer 'none:'
-            ;;
-        metrics:--config)
-            __guardrun_files
-            ;;
-        dead:--ledger-url)
-            __guardrun_offer 'none:'
-            ;;
-        dead:--config)
-            __guardrun_files
-            ;;
-        rerun:--ledger-url)
-            __guardrun_offer 'none:'
-            ;;
-        rerun:--config)
-            __guardrun_files
-            ;;
-        flush:--ledger-url)
-            __guardrun_offer 'none:'
-            ;;
-        flush:--config)
-            __guardrun_files
-            ;;
-        prune:--ledger-url)
-            __guardrun_offer 'none:'
-            ;;
-        prune:--config)
-            __guardrun_files
-            ;;
-        migrate:--ledger-url)
-            __guardrun_offer 'none:'
-            ;;
-        migrate:--config)
-            __guardrun_files
-            ;;
-        doctor:--ledger-url)
-            __guardrun_offer 'none:'
-            ;;
-        doctor:--config)
-            __guardrun_files
-            ;;
-        *) COMPREPLY=() ;;
     esac
 }
 
-__guardrun_files() {
-    compopt -o filenames
-    mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+# Offers what may be the argument number $2 at the place $1.
+__guardrun_argument() {
+    case $1:$2 in
+        show:1 | rerun:1)
+            __guardrun_names runs
+            ;;
+        why:1)
+            __guardrun_names jobs
+            ;;
+        unlock:1)
+            __guardrun_names locks
+            ;;
+        keys:1)
+            __guardrun_offer 'show forget'
+            ;;
+        'keys show:1' | 'keys forget:1')
+            __guardrun_names keys
+            ;;
+        completion:1)
+            __guardrun_offer 'bash zsh fish'
+            ;;
+    esac
 }
 
 # COMMAND is the word $1: completes it, or its own words.
@@ -208,71 +239,57 @@ __guardrun_command() {
     fi
 }
 
-__guardrun_run() {
-    local at=$1 word letters pending
+# Goes through the words from $2 on, which are those of the place $1, and completes the last.
+__guardrun_walk() {
+    local place=$1 at=$2 number=1 word letters pending ended options valued after
+    __guardrun_know "$place"
     while ((at < last)); do
         word=${words[at]} pending=
-        case $word in
-            --)
-                __guardrun_command $((at + 1))
-                return
-                ;;
-            --*=*) ;;
-            --job | --command | --lock | --lock-file | --scope | --lease-url | --slots | --wait | --conflict-exit-code | --min-hold | --ttl | --claim-ttl | --on-lease-loss | --store-wait | --key | --key-ttl | --on-duplicate | --on-interrupted | --on-mismatch | --needs | --retries | --backoff | --jitter | --retry-on | --retry-budget | --success-codes | --timeout | --deadline | --signal | --kill-after | --splay | --stdin | --stdin-max | --output | --capture | --ledger-url | --record-wait | --on-ledger-down | --enqueued-at | --log-to | --log-format | --log-level | --metrics-textfile | --ping-url | --config) pending=$word ;;
-            --*) ;;
-            -?*)
-                letters=${word#-}
-                while [[ $letters ]]; do
-                    case ${letters:0:1} in
-                        [cjwEtk])
-                            [[ ${letters:1} ]] || pending=-$letters
-                            break
-                            ;;
-                    esac
-                    letters=${letters:1}
-                done
-                ;;
-            *)
-                __guardrun_command "$at"
-                return
-                ;;
-        esac
         ((at += 1))
-        if [[ $pending ]]; then
-            ((at == last)) && {
-                __guardrun_value "$pending"
+        if [[ $word == -- && ! $ended ]]; then
+            ended=1
+            [[ $after == command ]] || continue
+            __guardrun_command "$at"
+            return
+        elif [[ $ended || $word != -?* ]]; then
+            if [[ $after == command ]]; then
+                __guardrun_command $((at - 1))
                 return
-            }
+            fi
+            ((number += 1))
+            [[ $after ]] && place=$after number=1 && __guardrun_know "$place"
+        elif [[ $word == --* ]]; then
+            [[ " $valued " == *" $word "* ]] && pending=$word
+        else
+            letters=${word#-}
+            while [[ $letters ]]; do
+                if [[ " $valued " == *" -${letters:0:1} "* ]]; then
+                    [[ ${letters:1} ]] || pending=-$letters
+                    break
+                fi
+                letters=${letters:1}
+            done
+        fi
+        if [[ $pending ]]; then
+            if ((at == last)); then
+                __guardrun_value "$place" "$pending"
+                return
+            fi
             ((at += 1))
         fi
     done
-    case $cur in
-        --*=*)
-            word=${cur%%=*} cur=${cur#*=}
-            __guardrun_value "$word"
-            prefix=$word=
-            ;;
-        -*) __guardrun_offer '--job -c --command --lock --lock-file --scope --lease-url -j --slots -s --shared -x --exclusive -w --wait -n --nonblock -E --conflict-exit-code --min-hold --ttl --claim-ttl --on-lease-loss --store-wait --key --key-ttl --on-duplicate --on-interrupted --on-mismatch --needs --retries --backoff --jitter --retry-on --retry-budget --success-codes -t --timeout --deadline --signal -k --kill-after --splay --stdin --stdin-max --output --capture --ledger-url --record-wait --on-ledger-down --enqueued-at --log-to --log-format --log-level -q --quiet --metrics-textfile --ping-url --config --dry-run -h --help --version' ;;
-        *) __guardrun_command "$last" ;;
-    esac
-}
-
-__guardrun_subcommand() {
-    local name=$1 options=$2 arguments=$3 before=${words[last - 1]}
-    case " $4 " in
-        *" $before "*) __guardrun_subcommand_value "$name" "$before" ;;
-        *)
-            case $cur in
-                --*=*)
-                    before=${cur%%=*} cur=${cur#*=}
-                    __guardrun_subcommand_value "$name" "$before"
-                    prefix=$before=
-                    ;;
-                -*) __guardrun_offer "$options" ;;
-                *) ((last == 2)) && __guardrun_offer "$arguments" ;;
-            esac
-            ;;
-    esac
+    if [[ $ended ]]; then
+        __guardrun_argument "$place" "$number"
+    elif [[ $cur == --*=* ]]; then
+        prefix=${cur%%=*}= cur=${cur#*=}
+        __guardrun_value "$place" "${prefix%=}"
+    elif [[ $cur == -* ]]; then
+        __guardrun_offer "$options"
+    elif [[ $after == command ]]; then
+        __guardrun_command "$last"
+    else
+        __guardrun_argument "$place" "$number"
+    fi
 }
 
 _guardrun() {
@@ -283,69 +300,33 @@ _guardrun() {
     COMPREPLY=()
     if ((last > 1)); then
         case ${words[1]} in
-            run) __guardrun_run 2 ;;
-            history)
-                __guardrun_subcommand history \
-                    '--limit --job --key --result --since --until --json --ledger-url --config --help' '' '--limit --job --key --result --since --until --ledger-url --config'
-                ;;
-            show)
-                __guardrun_subcommand show \
-                    '--json --ledger-url --config --help' '' '--ledger-url --config'
-                ;;
-            why)
-                __guardrun_subcommand why \
-                    '--limit --json --ledger-url --config --help' '' '--limit --ledger-url --config'
-                ;;
-            locks)
-                __guardrun_subcommand locks \
-                    '--older-than --scope --json --lease-url --ledger-url --config --help' '' '--older-than --scope --lease-url --ledger-url --config'
-                ;;
-            unlock)
-                __guardrun_subcommand unlock \
-                    '--force --owner --scope --json --lease-url --ledger-url --config --help' '' '--owner --scope --lease-url --ledger-url --config'
-                ;;
+            run) __guardrun_walk run 2 ;;
+            history) __guardrun_walk history 2 ;;
+            show) __guardrun_walk show 2 ;;
+            why) __guardrun_walk why 2 ;;
+            locks) __guardrun_walk locks 2 ;;
+            unlock) __guardrun_walk unlock 2 ;;
             keys)
-                __guardrun_subcommand keys \
-                    '--json --ledger-url --config --help --force --limit --state' 'show forget' '--ledger-url --config --limit --state'
+                case $((last > 2)):${words[2]} in
+                    1:show | 1:forget) __guardrun_walk "keys ${words[2]}" 3 ;;
+                    *) __guardrun_walk keys 2 ;;
+                esac
                 ;;
-            stats)
-                __guardrun_subcommand stats \
-                    '--job --since --last --json --ledger-url --config --help' '' '--job --since --last --ledger-url --config'
-                ;;
-            metrics)
-                __guardrun_subcommand metrics \
-                    '--textfile --since --lease-url --ledger-url --config --help' '' '--textfile --since --lease-url --ledger-url --config'
-                ;;
-            dead)
-                __guardrun_subcommand dead \
-                    '--limit --job --since --json --ledger-url --config --help' '' '--limit --job --since --ledger-url --config'
-                ;;
-            rerun)
-                __guardrun_subcommand rerun \
-                    '--ledger-url --config --help' '' '--ledger-url --config'
-                ;;
-            flush)
-                __guardrun_subcommand flush \
-                    '--json --ledger-url --config --help' '' '--ledger-url --config'
-                ;;
-            prune)
-                __guardrun_subcommand prune \
-                    '--older-than --json --ledger-url --config --help' '' '--older-than --ledger-url --config'
-                ;;
-            migrate)
-                __guardrun_subcommand migrate \
-                    '--lease-url --json --ledger-url --config --help' '' '--lease-url --ledger-url --config'
-                ;;
-            doctor)
-                __guardrun_subcommand doctor \
-                    '--lease-url --json --ledger-url --config --help' '' '--lease-url --ledger-url --config'
-                ;;
-            *) __guardrun_run 1 ;;
+            stats) __guardrun_walk stats 2 ;;
+            metrics) __guardrun_walk metrics 2 ;;
+            dead) __guardrun_walk dead 2 ;;
+            rerun) __guardrun_walk rerun 2 ;;
+            flush) __guardrun_walk flush 2 ;;
+            prune) __guardrun_walk prune 2 ;;
+            migrate) __guardrun_walk migrate 2 ;;
+            doctor) __guardrun_walk doctor 2 ;;
+            completion) __guardrun_walk completion 2 ;;
+            *) __guardrun_walk run 1 ;;
         esac
     else
         local named
-        mapfile -t named < <(compgen -W 'run history show why locks unlock keys stats metrics dead rerun flush prune migrate doctor' -- "$cur")
-        __guardrun_run 1
+        mapfile -t named < <(compgen -W 'run history show why locks unlock keys stats metrics dead rerun flush prune migrate doctor completion' -- "$cur")
+        __guardrun_walk run 1
         COMPREPLY=("${named[@]}" "${COMPREPLY[@]}")
     fi
     # readline replaces only what follows the last = or :

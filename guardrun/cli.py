@@ -36,6 +36,7 @@ SUBCOMMANDS = {
     "prune": "guardrun.commands.prune:prune",
     "migrate": "guardrun.commands.migrate:migrate",
     "doctor": "guardrun.commands.doctor:doctor",
+    "completion": "guardrun.commands.completion:completion",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import surface
-from surface import Subcommand, Switch
+from surface import DIRECTORIES, FILES, Subcommand, Switch, Value
 
 _TEMPLATE = r"""# fish completion for guardrun
 # Made by tools/generate.py from the table of options: change that, not this.
@@ -15,8 +15,12 @@ _TEMPLATE = r"""# fish completion for guardrun
 function __guardrun_rest
     set -l words (commandline -opc)
     set -e words[1]
-    test "$words[1]" = run; and set -e words[1]
-    argparse -s @SPECS@ -- $words 2>/dev/null; or return
+    set -l specs @SPECS@
+    switch "$words[1]"
+        case run
+            set -e words[1]@RESTS@
+    end
+    argparse -s $specs -- $words 2>/dev/null; or return
     set -q argv[1]; and printf '%s\n' $argv
     return 0
 end
@@ -24,9 +28,10 @@ end
 # Prints where the cursor is: the name of a subcommand, "command", or "options".
 function __guardrun_place
     set -l words (commandline -opc)
-    if contains -- "$words[2]" @NAMES@
-        echo $words[2]
-        return
+    switch "$words[2]"@CHILDREN@
+        case @PLAIN@
+            echo $words[2]
+            return
     end
     set -l rest (__guardrun_rest)
     if test $status -eq 0; and begin
@@ -34,7 +39,7 @@ function __guardrun_place
         end
         echo command
     else
-        echo options
+        contains -- "$words[2]" @TAKERS@; and echo $words[2]; or echo options
     end
 end
 
@@ -50,12 +55,23 @@ end
 function __guardrun_command
     set -l rest (__guardrun_rest); or return
     set -l token (commandline -ct)
-    test "$(__guardrun_place)" = options; and string match -q -- '-*' $token; and return
+    test "$(__guardrun_place)" != command; and string match -q -- '-*' $token; and return
     complete -C (string join -- ' ' (string escape -- $rest) $token)
 end
 
+# Prints names of a kind: only guardrun knows them.
+function __guardrun_names
+    set -l program (string replace -r '^~/' $HOME/ -- (commandline -opc)[1])
+    $program completion --names $argv[1] 2>/dev/null
+end
+
+# The same, unless it is an option that begins.
+function __guardrun_argument
+    string match -q -- '-*' (commandline -ct); or __guardrun_names $argv[1]
+end
+
 complete -c guardrun -f
-complete -c guardrun -n '__guardrun_at options command' -a '(__guardrun_command)'
+complete -c guardrun -n '__guardrun_at @COMMANDS@' -a '(__guardrun_command)'
 complete -c guardrun -n __guardrun_first -a run -d 'Run COMMAND under guard.'
 @SUBCOMMANDS@
 
@@ -68,20 +84,56 @@ complete -c guardrun -n __guardrun_first -a run -d 'Run COMMAND under guard.'
 def render() -> str:
     """The whole file."""
     found = surface.subcommands()
-    switches = surface.run_switches()
+    run = surface.run_switches()
+    takers = [sub for sub in found if sub.takes == "COMMAND"]
+    takers_of_options = [f"{sub.name} options" for sub in found if sub.takes == "options"]
     text = _TEMPLATE
     for name, filling in {
-        "NAMES": " ".join(sub.name for sub in found),
-        "SPECS": " ".join(map(_spec, switches)),
+        "RESTS": "".join(f"\n{line}" for sub in takers for line in _rest(sub)),
+        "SPECS": " ".join(map(_spec, run)),
+        "CHILDREN": "".join(f"\n{line}" for sub in found for line in _children(sub)),
+        "PLAIN": " ".join(sub.name for sub in found if not (sub.children or sub.takes)),
+        "TAKERS": " ".join(sub.name for sub in takers),
+        "COMMANDS": " ".join(["options", "command", *(sub.name for sub in takers)]),
         "SUBCOMMANDS": _lines(
             f"complete -c guardrun -n __guardrun_first -a {sub.name} -d {_quoted(sub.help)}"
             for sub in found
         ),
-        "OPTIONS": _lines(_completes("options", switches)),
-        "SUBCOMMAND_OPTIONS": _lines(line for sub in found for line in _of(sub)),
+        "OPTIONS": _lines(
+            _complete(" ".join(map(_word, ["options", *takers_of_options])), switch)
+            for switch in run
+        ),
+        "SUBCOMMAND_OPTIONS": _lines(
+            line for sub in surface.with_children(found) for line in _of(sub)
+        ),
     }.items():
         text = text.replace(f"@{name}@", filling)
     return text
+
+
+def _rest(sub: Subcommand) -> Iterator[str]:
+    yield f"        case {sub.name}"
+    yield "            set -e words[1]"
+    yield f"            set specs {_specs(sub)}"
+
+
+def _children(sub: Subcommand) -> Iterator[str]:
+    """How to tell the places below a subcommand."""
+    if sub.children:
+        names = " ".join(child.name.split()[-1] for child in sub.children)
+        yield f"        case {sub.name}"
+        yield f'            contains -- "$words[3]" {names}'
+        yield f'            and echo "$words[2..3]"; or echo {sub.name}'
+        yield "            return"
+    elif sub.takes == "options":
+        yield f"        case {sub.name}"
+        yield f"            argparse -s {_specs(sub)} -- $words[3..] 2>/dev/null"
+        yield f"            set -q argv[1]; and echo '{sub.name} options'; or echo {sub.name}"
+        yield "            return"
+
+
+def _specs(sub: Subcommand) -> str:
+    return " ".join(map(_spec, sub.switches))
 
 
 def _spec(switch: Switch) -> str:
@@ -93,28 +145,43 @@ def _spec(switch: Switch) -> str:
 
 
 def _of(sub: Subcommand) -> Iterator[str]:
+    place = _word(sub.name)
     for child in sub.children:
         yield (
-            f"complete -c guardrun -n '__guardrun_at {sub.name}' "
-            f"-a {child.name} -d {_quoted(child.help)}"
+            f"complete -c guardrun -n {_quoted(f'__guardrun_at {place}')} "
+            f"-a {child.name.split()[-1]} -d {_quoted(child.help)}"
         )
-    switches = {switch.names: switch for child in sub.children for switch in child.switches}
-    switches |= {switch.names: switch for switch in sub.switches}
-    yield from _completes(sub.name, switches.values())
+    for value in sub.arguments:
+        if value.words or value.offers:
+            offered = " ".join(_offered(value, "__guardrun_argument"))
+            yield f"complete -c guardrun -n {_quoted(f'__guardrun_at {place}')} {offered}"
+    for switch in sub.switches:
+        yield _complete(place, switch)
 
 
-def _completes(place: str, switches: Iterable[Switch]) -> Iterator[str]:
-    for switch in switches:
-        words = ["complete -c guardrun", f"-n '__guardrun_at {place}'"]
-        words += [
-            f"-{'l' if name[:2] == '--' else 's'} {name.lstrip('-')}" for name in switch.names
-        ]
-        if switch.value:
-            words.append("-rF" if switch.value.file else "-x")
-            if switch.value.words:
-                words.append(f"-a {_quoted(' '.join(switch.value.words))}")
-        words.append(f"-d {_quoted(switch.help.partition('. ')[0].rstrip('.'))}")
-        yield " ".join(words)
+def _complete(places: str, switch: Switch) -> str:
+    words = ["complete -c guardrun", f"-n {_quoted(f'__guardrun_at {places}')}"]
+    words += [f"-{'l' if name[:2] == '--' else 's'} {name.lstrip('-')}" for name in switch.names]
+    if switch.value:
+        words.append("-r" if switch.value.offers == FILES else "-x")
+        words += _offered(switch.value)
+    words.append(f"-d {_quoted(switch.help.partition('. ')[0].rstrip('.'))}")
+    return " ".join(words)
+
+
+def _offered(value: Value, names: str = "__guardrun_names") -> Iterator[str]:
+    if value.offers == FILES:
+        yield "-F"
+    if value.words:
+        yield f"-a {_quoted(' '.join(value.words))}"
+    if value.offers == DIRECTORIES:
+        yield "-a '(__fish_complete_directories)'"
+    elif value.offers not in ("", FILES):
+        yield f"-a '({names} {value.offers})'"
+
+
+def _word(text: str) -> str:
+    return f'"{text}"' if " " in text else text
 
 
 def _quoted(text: str) -> str:

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import surface
-from surface import Subcommand, Switch, Value
+from surface import DIRECTORIES, FILES, Subcommand, Switch, Value
 
 _TEMPLATE = r"""#compdef guardrun
 # Made by tools/generate.py from the table of options: change that, not this.
 
+# Offers names of the kind $1: only guardrun knows them.
+_guardrun_names() {
+  [[ $PREFIX == -* ]] && return 1
+  local -a names
+  names=( ${(f)"$(_call_program names ${(q)~program} completion --names $1 2>/dev/null)"} )
+  names=( ${${names//:/\\:}/$'\t'/:} )
+  _describe -t $1 ${1%s} names
+}
+
 @SUBCOMMAND_FUNCTIONS@
 
 _guardrun() {
+  local program=$words[1]
   local -a subcommands options
   local curcontext=$curcontext state line ret=1
   local -A opt_args
@@ -64,29 +74,59 @@ def render() -> str:
 
 
 def _function(sub: Subcommand) -> str:
-    if not sub.children:
-        arguments = [f"'{number}:{word}: '" for number, word in enumerate(sub.arguments, 1)]
-        specs = [*_specs(sub.switches, "    "), *(f"    {word}" for word in arguments)]
-        body = " \\\n".join(["  _arguments -s -S", *specs])
-        return f"_guardrun-{sub.name}() {{\n{body}\n}}"
-    inner = "\n\n".join(
-        _function(child._replace(name=f"{sub.name}-{child.name}")) for child in sub.children
+    """What completes the words of one subcommand, of which its name is the first."""
+    if sub.children:
+        return _group(sub)
+    states = {"COMMAND": _THEN_COMMAND, "options": _THEN_OPTIONS}.get(sub.takes)
+    if states is None:
+        arguments = enumerate(sub.arguments, 1)
+        specs = [_quoted(f"{number}{_action(value)}") for number, value in arguments]
+        return f"{_named(sub)} {{\n{_arguments('-s -S', sub.switches, specs)}\n}}"
+    first = "'(-)1: :->command'"
+    if sub.takes == "options":
+        first = _quoted(f"1{_action(sub.arguments[0])}")
+    called = _arguments("-C -s -S -A '-*'", sub.switches, [first, "'*:: :->words'"])
+    return f"{_named(sub)} {{\n{called} && return\n{states}\n}}"
+
+
+_THEN_COMMAND = """\
+  case $state in
+    command) _command_names -e ;;
+    words) _normal -p guardrun ;;
+  esac"""
+
+# RUN is the first of the words now, in the place of a command.
+_THEN_OPTIONS = "  [[ $state == words ]] && _arguments -s -S $options"
+
+
+def _group(sub: Subcommand) -> str:
+    inner = "\n\n".join(map(_function, sub.children))
+    names = _lines(
+        f"    {_quoted(f'{child.name.split()[-1]}:{child.help}')}" for child in sub.children
     )
-    names = _lines(f"    {_quoted(f'{child.name}:{child.help}')}" for child in sub.children)
-    own = " \\\n".join(["    _arguments -s -S", *_specs(sub.switches, "      ")])
+    function = _named(sub).removesuffix("()")
     return (
         f"{inner}\n\n"
-        f"_guardrun-{sub.name}() {{\n"
+        f"{_named(sub)} {{\n"
         f"  local -a children\n"
         f"  children=(\n{names}\n  )\n"
-        f"  if (( CURRENT > 2 )) && (( $+functions[_guardrun-{sub.name}-$words[2]] )); then\n"
-        f"    words[1]=() ; (( CURRENT-- )) ; _guardrun-{sub.name}-$words[1]\n"
-        f"  else\n"
-        f"    (( CURRENT == 2 )) && _describe -t subcommands subcommand children\n"
-        f"{own}\n"
+        f"  if (( CURRENT > 2 )) && (( $+functions[{function}-$words[2]] )); then\n"
+        f"    words[1]=() ; (( CURRENT-- )) ; {function}-$words[1]\n"
+        f"    return\n"
         f"  fi\n"
+        f"  (( CURRENT == 2 )) && _describe -t subcommands subcommand children\n"
+        f"{_arguments('-s -S', sub.switches, [])}\n"
         f"}}"
     )
+
+
+def _named(sub: Subcommand) -> str:
+    return f"_guardrun-{'-'.join(sub.name.split())}()"
+
+
+def _arguments(flags: str, switches: Iterable[Switch], more: Iterable[str]) -> str:
+    lines = [f"  _arguments {flags}", *_specs(switches, "    "), *(f"    {one}" for one in more)]
+    return " \\\n".join(lines)
 
 
 def _specs(switches: Iterable[Switch], indent: str) -> Iterator[str]:
@@ -113,10 +153,15 @@ def _spelled(name: str, value: Value | None) -> str:
 
 def _action(value: Value) -> str:
     words = " ".join(map(_no_colon, value.words))
-    if value.file and value.words:
+    if value.offers == FILES and value.words:
         what = f'_alternative "words\\:word\\:({words})" "files\\:file\\:_files"'
-    elif value.file:
+    elif value.offers == FILES:
         what = "_files"
+    elif value.offers == DIRECTORIES:
+        what = "_directories"
+    elif value.offers:
+        # After a space: it offers by itself, and takes no words for compadd.
+        what = f" _guardrun_names {value.offers}"
     elif value.words:
         what = f"({words})"
     else:

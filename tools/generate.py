@@ -1,4 +1,4 @@
-"""Write the man page's tables and the completions; with ``--check``, only say what is out of date.
+"""Write the man pages' tables and the completions; with ``--check``, only say what is out of date.
 
 python tools/generate.py
 """
@@ -18,10 +18,14 @@ ROOT = Path(__file__).parent.parent
 
 def files() -> dict[Path, str]:
     """Every generated file, and what should be in it."""
-    page = ROOT / "man" / "guardrun.1"
+    man = ROOT / "man"
+    written = {path: path.read_text(encoding="utf-8") for path in man.glob("man?/*.?")}
+    pages = {path: text for path, text in written.items() if not text.startswith(".so ")}
+    commands = [text for path, text in pages.items() if path.suffix == ".1"]
     completions = ROOT / "completions"
     return {
-        page: manpage.fill(page.read_text(encoding="utf-8")),
+        **{path: manpage.fill(text, commands) for path, text in pages.items()},
+        **{man / "man1" / name: text for name, text in manpage.aliases(commands).items()},
         completions / "guardrun.bash": complete_bash.render(),
         completions / "_guardrun": complete_zsh.render(),
         completions / "guardrun.fish": complete_fish.render(),

@@ -1,63 +1,137 @@
-"""The tables of the man page: options, settings of the configuration file, subcommands, as mdoc(7).
+r"""What the man pages say about the command line: synopses, options, settings, as mdoc(7).
 
-The rest of the page is written by hand. A table stands between ``.\\" BEGIN name`` and
-``.\\" END name``.
+The rest of a page is written by hand, in the page itself. What is made stands between
+``.\" BEGIN table word...`` and ``.\" END table``; the words are subcommands.
 """
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import surface
 from surface import Subcommand, Switch, Value
 
-_MARKED = re.compile(r'(^\.\\" BEGIN (\w+)[^\n]*\n).*?(^\.\\" END \2\n)', re.M | re.S)
+_MARKED = re.compile(r'(^\.\\" BEGIN (\w+) ?([^\n]*)\n).*?(^\.\\" END \2\n)', re.M | re.S)
 
 
-def fill(page: str) -> str:
-    """Replace what stands between the marks; raises ``KeyError`` for a mark of another name."""
-    tables = {
-        "options": options,
-        "settings": settings,
-        "subcommands": subcommands,
+def fill(page: str, pages: Iterable[str]) -> str:
+    """Replace what stands between the marks; ``pages`` are the texts of all pages of section 1.
+
+    Raises ``KeyError`` for a mark of another name, ``SystemExit`` for a subcommand that no page
+    tells of. What is not in this version yet may have a page: nothing is put into it.
+    """
+    found = {sub.name: sub for sub in surface.subcommands()}
+
+    def of(words: str) -> list[Subcommand]:
+        return [found[word] for word in words.split() if word in found]
+
+    tables: dict[str, Callable[[str], Iterator[str]]] = {
+        "options": lambda _: _options(),
+        "settings": lambda _: _settings(),
+        "index": lambda _: _index(found.values(), told_in(pages)),
+        "synopsis": lambda words: _synopsis(of(words)),
+        "subcommands": lambda words: _subcommands(of(words)),
     }
-    return _MARKED.sub(lambda mark: f"{mark[1]}{_joined(tables[mark[2]]())}{mark[3]}", page)
+
+    def made(mark: re.Match[str]) -> str:
+        return f"{mark[1]}{_joined(tables[mark[2]](mark[3]))}{mark[4]}"
+
+    return _MARKED.sub(made, page)
 
 
-def options() -> Iterator[str]:
+def told_in(pages: Iterable[str]) -> dict[str, str]:
+    """By subcommand the page that tells of it, without its section."""
+    return {
+        word: re.findall(r"^\.Dt (\S+)", page, re.M)[0].lower()
+        for page in pages
+        for _, table, words, _ in _MARKED.findall(page)
+        if table == "subcommands"
+        for word in words.split()
+    }
+
+
+def aliases(pages: Iterable[str]) -> dict[str, str]:
+    """By file name the pages that lead to another, for ``man guardrun-unlock`` and the like."""
+    found = {sub.name for sub in surface.subcommands()}
+    return {
+        f"guardrun-{name}.1": f".so man1/{page}.1\n"
+        for name, page in told_in(pages).items()
+        if name in found and page != f"guardrun-{name}"
+    }
+
+
+def _options() -> Iterator[str]:
     """The run options, by section."""
     for section in surface.run_sections():
         yield f".Ss {section.title}"
         yield from _list(section.switches)
 
 
-def settings() -> Iterator[str]:
-    """The settings that only a configuration file can make."""
-    yield ".Bl -tag -width Ds"
-    for switch in surface.file_only():
-        assert switch.value is not None
-        yield f".It Ic {switch.names[-1][2:]} No = {_value(switch.value)}"
-        yield from _described(switch)
+def _settings() -> Iterator[str]:
+    """The keys of the configuration file, by section."""
+    for section in surface.file_sections():
+        yield f".Ss {section.title}"
+        yield ".Bl -tag -width Ds"
+        for switch in section.switches:
+            key = switch.names[-1].lstrip("-").replace("-", "_")
+            value = "Cm true Ns | Ns Cm false" if switch.value is None else _value(switch.value)
+            several = " , ..." if switch.repeatable else ""
+            before, after = ("Op ", several) if switch.repeatable else ("", "")
+            yield f".It Ic {key} No = {before}{value}{after}"
+            yield from _described(switch, _BEFORE_FILE)
+        yield ".El"
+
+
+def _index(found: Iterable[Subcommand], pages: dict[str, str]) -> Iterator[str]:
+    """Each subcommand in a sentence, and its page."""
+    yield ".Bl -tag -width completion"
+    for sub in found:
+        yield f".It Cm {sub.name}"
+        yield from _sentences(sub.help)
+        if sub.name not in pages:
+            raise SystemExit(f'no page below man/man1 has .\\" BEGIN subcommands {sub.name}')
+        yield "See"
+        yield f".Xr {pages[sub.name]} 1 ."
     yield ".El"
 
 
-def subcommands() -> Iterator[str]:
-    """The subcommands of this version, and their options."""
-    for subcommand in surface.subcommands():
-        for words, found in _all(subcommand, ()):
-            arguments = "".join(f" Ar {argument}" for argument in found.arguments)
-            yield f".Ss guardrun {' '.join(words)}{arguments and ' '}{' '.join(found.arguments)}"
-            yield from _sentences(found.help)
-            yield from _list(found.switches)
+def _synopsis(found: Iterable[Subcommand]) -> Iterator[str]:
+    for sub in surface.with_children(found):
+        yield f".Nm guardrun {sub.name}"
+        run = surface.run_switches() if sub.takes == "COMMAND" else ()
+        for switch in sub.switches:
+            if switch not in run and switch.names != ("--help",):
+                value = f" {_value(switch.value)}" if switch.value else ""
+                yield f".Op Fl {switch.names[0][1:]}{value}"
+        if sub.takes == "COMMAND":
+            yield from (".Op Ar run-option ...", ".Op Fl -", ".Ar COMMAND", ".Op Ar argument ...")
+            continue
+        yield from map(_argument, sub.arguments)
 
 
-def _all(found: Subcommand, above: tuple[str, ...]) -> Iterator[tuple[list[str], Subcommand]]:
-    words = (*above, found.name)
-    yield list(words), found
-    for child in found.children:
-        yield from _all(child, words)
+def _argument(value: Value) -> str:
+    name = value.metavar.strip("[].").lower() if value.metavar[0] == "[" else value.metavar
+    several = " ..." if value.metavar.endswith("...") else ""
+    return f".{'Op ' if value.metavar[0] == '[' else ''}Ar {name}{several}"
+
+
+def _subcommands(found: Iterable[Subcommand]) -> Iterator[str]:
+    """The subcommands, and their own options; what all have comes last, once."""
+    common = surface.common()
+    found = tuple(surface.with_children(found))
+    for sub in found:
+        arguments = "".join(f" {value.metavar}" for value in sub.arguments)
+        yield f".Ss guardrun {sub.name}{'' if sub.takes == 'COMMAND' else arguments}"
+        yield from _sentences(sub.help)
+        inherited = (*common, *(surface.run_switches() if sub.takes == "COMMAND" else ()))
+        own = [switch for switch in sub.switches if switch not in inherited]
+        if own:
+            yield from _list(own)
+    if any(sub.takes != "COMMAND" for sub in found):
+        yield ".Ss Options of every subcommand"
+        yield from _list(common)
 
 
 def _list(switches: Iterable[Switch]) -> Iterator[str]:
@@ -69,15 +143,18 @@ def _list(switches: Iterable[Switch]) -> Iterator[str]:
     yield ".El"
 
 
-def _described(switch: Switch) -> Iterator[str]:
+_AFTER_LINE = ("Else from", ".Ev {} .")
+_BEFORE_FILE = (".Ev {}", "counts before it.")
+
+
+def _described(switch: Switch, variable: tuple[str, str] = _AFTER_LINE) -> Iterator[str]:
     yield from _sentences(switch.help)
     if switch.value and switch.value.listed:
         yield from _sentences(f"One of {', '.join(switch.value.words)}.")
     if switch.default:
         yield f"Default: {_escaped(switch.default)}."
     if switch.environment:
-        yield "Else from"
-        yield f".Ev {switch.environment} ."
+        yield from (line.format(switch.environment) for line in variable)
 
 
 def _value(value: Value) -> str:

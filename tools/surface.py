@@ -6,6 +6,7 @@ other options than the parser does.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import click
@@ -20,14 +21,33 @@ SIGNALS = ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL")
 _MORE_WORDS = {"SIG": SIGNALS, "--ledger-url": ("none:",)}
 """Fixed values that a metavar does not spell out."""
 
+FILES, DIRECTORIES = "files", "directories"
+_OFFERED = {
+    "PATH": FILES,
+    "FILE": FILES,
+    "DIR": DIRECTORIES,
+    "NAME": "jobs",
+    "JOB": "jobs",
+    "KEY": "keys",
+    "LOCK": "locks",
+    "RUN": "runs",
+}
+"""What a shell finds for a metavar: on the disk, or by ``guardrun completion --names``."""
+
+_TAKES_COMMAND = ("each",)
+"""Subcommands that, as a run does, take run options and then COMMAND."""
+_TAKES_RUN_OPTIONS = "RUN-OPTION"
+"""The metavar of an argument that stands for run options."""
+
 
 class Value(NamedTuple):
-    """What follows an option."""
+    """What follows an option, or is an argument."""
 
     metavar: str
     words: tuple[str, ...] = ()
     """the fixed values"""
-    file: bool = False
+    offers: str = ""
+    """``files``, ``directories``, or what ``guardrun completion --names`` takes"""
     listed: bool = False
     """``words`` are all there is, and the metavar does not show them"""
 
@@ -55,30 +75,37 @@ class Subcommand(NamedTuple):
     """One subcommand; ``children`` are those below it, such as ``keys show``."""
 
     name: str
+    """all its words"""
     help: str
     switches: tuple[Switch, ...]
-    arguments: tuple[str, ...] = ()
+    """its own, then those that all have"""
+    arguments: tuple[Value, ...] = ()
     children: tuple[Subcommand, ...] = ()
+    takes: str = ""
+    """``COMMAND`` after run options, or ``options`` of a run after its arguments"""
 
 
 def run_sections() -> tuple[Section, ...]:
     """The run options that stand on the command line."""
-    return tuple(
-        Section(title, tuple(_run_switch(option) for option in group if help.on_line(option)))
+    return _sections(help.on_line)
+
+
+def file_sections() -> tuple[Section, ...]:
+    """The run options that stand in a configuration file, some of them only there."""
+    return _sections(lambda option: option.where != options.LINE_ONLY)
+
+
+def _sections(wanted: Callable[[options.Option], bool]) -> tuple[Section, ...]:
+    found = (
+        Section(title, tuple(map(_run_switch, filter(wanted, group))))
         for title, group in options.SECTIONS
     )
+    return tuple(section for section in found if section.switches)
 
 
 def run_switches() -> tuple[Switch, ...]:
-    """The same, without sections."""
+    """The run options that stand on the command line, without sections."""
     return tuple(switch for section in run_sections() for switch in section.switches)
-
-
-def file_only() -> tuple[Switch, ...]:
-    """The settings that stand in a configuration file only."""
-    return tuple(
-        _run_switch(option) for option in options.OPTIONS.values() if not help.on_line(option)
-    )
 
 
 def subcommands() -> tuple[Subcommand, ...]:
@@ -86,6 +113,19 @@ def subcommands() -> tuple[Subcommand, ...]:
     return tuple(
         _subcommand(name, launch.load(target)) for name, target in SUBCOMMANDS.items() if target
     )
+
+
+def with_children(found: Iterable[Subcommand]) -> Iterator[Subcommand]:
+    """Subcommands, each followed by what is below it."""
+    for sub in found:
+        yield sub
+        yield from with_children(sub.children)
+
+
+def common() -> tuple[Switch, ...]:
+    """The options that every subcommand has."""
+    help_too = Switch(("--help",), None, "Show what the subcommand takes, and exit.")
+    return (*map(_click_switch, launch._common()), help_too)
 
 
 # ---------------------------------------------------------------- from the tables
@@ -110,26 +150,38 @@ def _value(name: str, metavar: str) -> Value:
         *_MORE_WORDS.get(metavar, ()),
         *_MORE_WORDS.get(name, ()),
     )
-    return Value(metavar, words, "PATH" in parts or "FILE" in parts)
+    offers = (_OFFERED[part.strip("[]")] for part in parts if part.strip("[]") in _OFFERED)
+    return Value(metavar, words, next(offers, ""))
 
 
 def _subcommand(name: str, command: click.Command) -> Subcommand:
     group = command.commands if isinstance(command, click.Group) else {}
-    params = [*command.params, *launch._common()]
+    options = (param for param in command.params if isinstance(param, click.Option))
+    switches = tuple(map(_click_switch, options))
+    arguments = tuple(
+        _argument(param, command) for param in command.params if isinstance(param, click.Argument)
+    )
+    takes = ""
+    if name in _TAKES_COMMAND:
+        run = run_switches()
+        of_run = {switch.names[-1] for switch in run}
+        switches = (*(one for one in switches if one.names[-1] not in of_run), *run)
+        takes = "COMMAND"
+    elif any(_TAKES_RUN_OPTIONS in value.metavar for value in arguments):
+        takes = "options"
+    known = {switch.names[-1] for switch in switches}
     return Subcommand(
         name,
         command.get_short_help_str(limit=1000),
-        (
-            *(_click_switch(param) for param in params if isinstance(param, click.Option)),
-            Switch(("--help",), None, "Show what the subcommand takes, and exit."),
-        ),
-        tuple(
-            param.make_metavar(click.Context(command))
-            for param in params
-            if isinstance(param, click.Argument)
-        ),
-        tuple(_subcommand(child, found) for child, found in group.items()),
+        (*switches, *(switch for switch in common() if switch.names[-1] not in known)),
+        arguments,
+        tuple(_subcommand(f"{name} {child}", found) for child, found in group.items()),
+        takes,
     )
+
+
+def _argument(argument: click.Argument, command: click.Command) -> Value:
+    return _typed(_value("", argument.make_metavar(click.Context(command))), argument)
 
 
 def _click_switch(option: click.Option) -> Switch:
@@ -138,10 +190,15 @@ def _click_switch(option: click.Option) -> Switch:
     if not option.is_flag:
         kind = option.type
         metavar = option.metavar or ("N" if isinstance(kind, click.IntRange) else kind.name.upper())
-        value = _value(names[-1], metavar)
-        if isinstance(kind, click.Choice):
-            value = value._replace(words=tuple(map(str, kind.choices)), listed=True)
+        value = _typed(_value(names[-1], metavar), option)
     shown = option.default if option.show_default and not option.is_flag else None
     return Switch(
         names, value, option.help or "", "" if shown is None else str(shown), "", option.multiple
     )
+
+
+def _typed(value: Value, param: click.Parameter) -> Value:
+    """With the words that are the only ones, where the type says so."""
+    if not isinstance(param.type, click.Choice):
+        return value
+    return value._replace(words=tuple(map(str, param.type.choices)), listed=True)

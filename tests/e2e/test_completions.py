@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Host, eventually
+from support import GUARDRUN, Host, eventually, finish, write_script
 
 from guardrun.cli import SUBCOMMANDS
 from guardrun.options import FILE_ONLY, OPTIONS
@@ -146,10 +146,12 @@ def shell(request: pytest.FixtureRequest, host: Host) -> Iterator[Typist | Fish]
     for name in ("notes.txt", "night.toml"):
         (host.root / name).write_text("")
     (host.root / "bin").mkdir()
-    program = host.root / "bin" / "zz-our-program"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    host.env["PATH"] = f"{program.parent}:{os.environ['PATH']}"
+    write_script(host.root / "bin" / "zz-our-program", "#!/bin/sh\n")
+    write_script(
+        host.root / "bin" / "guardrun",
+        f'#!/bin/sh\necho asked >>{host.root}/asked\nexec {shlex.join(GUARDRUN)} "$@"\n',
+    )
+    host.env["PATH"] = f"{host.root / 'bin'}:{os.environ['PATH']}"
     opened = Fish(host) if request.param == "fish" else Typist(host, request.param)
     yield opened
     opened.close()
@@ -181,6 +183,8 @@ def test_an_option_is_completed(shell: Typist | Fish) -> None:
         ("guardrun history --result ", {"success", "failed", "lock_busy", "interrupted"}),
         ("guardrun history --json --result ", {"success", "failed", "lock_busy", "interrupted"}),
         ("guardrun keys --state ", {"running", "succeeded", "expired", "failed", "interrupted"}),
+        ("guardrun rerun 04c0ffee --on-mismatch ", {"fail", "ignore"}),
+        ("guardrun completion ", {"bash", "zsh", "fish"}),
     ],
 )
 def test_fixed_values_are_offered(shell: Typist | Fish, line: str, words: set[str]) -> None:
@@ -201,10 +205,20 @@ def test_a_value_after_an_equals_sign(shell: Typist | Fish, line: str, word: str
     assert word in shell.after(line)
 
 
-@pytest.mark.parametrize("line", ["guardrun --config ni", "guardrun --lock-file ni"])
+@pytest.mark.parametrize(
+    "line",
+    ["guardrun --config ni", "guardrun --lock-file ni", "guardrun metrics --textfile=./ni"],
+)
 def test_files_are_offered_where_a_path_is_meant(shell: Typist | Fish, line: str) -> None:
     """A path is completed from the directory."""
-    assert "night.toml" in shell.after(line)
+    assert any(word.endswith("night.toml") for word in shell.after(line))
+
+
+def test_directories_are_offered_where_one_is_meant(shell: Typist | Fish) -> None:
+    """Where a directory is meant, files are left out."""
+    offered = [word.rstrip("/") for word in shell.after("guardrun --metrics-textfile ")]
+    assert "bin" in offered
+    assert "notes.txt" not in offered
 
 
 def test_subcommands_are_offered_first(shell: Typist | Fish) -> None:
@@ -231,7 +245,57 @@ def test_what_is_below_a_subcommand(shell: Typist | Fish) -> None:
     assert {"show", "forget"} <= set(shell.after("guardrun keys "))
     assert "running" in shell.after("guardrun keys --state run")
     assert {"--limit", "--state", "--json"} <= set(shell.after("guardrun keys --"))
-    assert {"--force", "--ledger-url"} <= set(shell.after("guardrun keys forget --"))
+    offered = set(shell.after("guardrun keys forget --"))
+    assert {"--force", "--ledger-url"} <= offered
+    assert not {"--limit", "--state", "--json"} & offered
+
+
+def test_run_options_after_the_run_to_be_repeated(shell: Typist | Fish) -> None:
+    """``rerun`` takes its own options before RUN, and those of a run after it."""
+    assert "--retries" not in shell.after("guardrun rerun --")
+    assert "--retries" in shell.after("guardrun rerun --config night.toml 04c0ffee --ret")
+    assert "--retries" in shell.after("guardrun rerun 04c0ffee -q --ret")
+
+
+@pytest.mark.skipif(not SUBCOMMANDS["each"], reason="each is not in this version")
+def test_each_is_completed_as_a_run(shell: Typist | Fish) -> None:
+    """``each`` takes options of its own and those of a run, and then COMMAND."""
+    offered = set(shell.after("guardrun each -"))
+    assert offered >= NAMES | {"--parallel", "--null", "--jsonl", "--halt-after", "--tag"}
+    assert "decorrelated" in shell.after("guardrun each -0P 4 --jitter ")
+    assert "zz-our-program" in shell.after("guardrun each -P 4 --lock a zz-our-")
+    assert "notes.txt" in shell.after("guardrun each --tag -P4 -- cat no")
+
+
+def test_names_are_what_guardrun_knows(shell: Typist | Fish, host: Host) -> None:
+    """Names of jobs, keys and locks are offered, with all that is in them, and the latest runs."""
+    run = host.run("--job", "night job", "--key", "k:1", "--", "true").finished["job_id"]
+    holder = host.hold("--lock", "it's a lock")
+    for line, word in {
+        "guardrun why ": "night job",
+        "guardrun why nig": "night job",
+        "guardrun --job ": "night job",
+        "guardrun stats --job=nig": "--job=night job",
+        "guardrun keys show ": "k:1",
+        "guardrun keys forget --force k": "k:1",
+        "guardrun history --key ": "k:1",
+        "guardrun unlock --scope host ": "it's a lock",
+        "guardrun show ": run[-8:],
+        "guardrun rerun ": run[-8:],
+    }.items():
+        assert word in shell.after(line), line
+    assert "night job" not in shell.after("guardrun why x")
+    finish(holder)
+
+
+def test_nothing_is_started_where_no_names_are_meant(shell: Typist | Fish, host: Host) -> None:
+    """Subcommands, options and fixed values are in the file: guardrun is not asked for them."""
+    for line in ("guardrun -", "guardrun hist", "guardrun keys ", "guardrun show --"):
+        assert shell.after(line)
+    assert shell.after("guardrun history --result ")
+    assert not (host.root / "asked").exists()
+    shell.after("guardrun why ")
+    assert (host.root / "asked").exists()
 
 
 @pytest.mark.parametrize(
