@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 T = TypeVar("T")
 
 GUARDRUN = (sys.executable, "-m", "guardrun")
@@ -44,6 +46,13 @@ def eventually(condition: Callable[[], T | None], within: float = 10.0, what: st
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within} s: {what or condition}")
         time.sleep(0.002)
+
+
+def need(program: str) -> None:
+    """Skip a test without this program, or file, but fail it in CI, which installs them all."""
+    if shutil.which(program) is None and not os.path.isfile(program):
+        assert not os.environ.get("CI"), f"{program} is not installed"
+        pytest.skip(f"{program} is not installed")
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import pty
 import shlex
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import GUARDRUN, Host, eventually, finish, write_script
+from support import GUARDRUN, Host, eventually, finish, need, write_script
 
 from guardrun.cli import SUBCOMMANDS
 from guardrun.options import FILE_ONLY, OPTIONS
@@ -22,6 +21,7 @@ BUILT = {"run", *(name for name, target in SUBCOMMANDS.items() if target)}
 ALL, READ = "\x18a", "\x18d"
 """keys: insert everything that may follow; write the line to a file, and clear it"""
 
+BASH_COMPLETION = "/usr/share/bash-completion/bash_completion"
 BASH = """\
 bind 'set bell-style none'; bind 'set enable-bracketed-paste off'
 bind '"\\C-xa": insert-completions'
@@ -44,15 +44,12 @@ bindkey '^Xd' read-back
 """
 SHELLS = {
     "bash": (("bash", "--norc", "--noprofile", "-i"), BASH),
+    "bash-completion": (
+        ("bash", "--norc", "--noprofile", "-i"),
+        f"source {BASH_COMPLETION}\n{BASH}",
+    ),
     "zsh": (("zsh", "-f", "-i"), ZSH),
 }
-
-
-def need(program: str) -> None:
-    """Skip without this shell, but not in CI."""
-    if shutil.which(program) is None:
-        assert not os.environ.get("CI"), f"{program} is not installed"
-        pytest.skip(f"{program} is not installed")
 
 
 class Typist:
@@ -143,6 +140,11 @@ class Fish:
 def shell(request: pytest.FixtureRequest, host: Host) -> Iterator[Typist | Fish]:
     """Each shell that is installed, in a directory with three files in it."""
     need(request.param)
+    yield from opened(host, request.param)
+
+
+def opened(host: Host, shell: str) -> Iterator[Typist | Fish]:
+    """That shell, closed in the end."""
     for name in ("notes.txt", "night.toml"):
         (host.root / name).write_text("")
     (host.root / "bin").mkdir()
@@ -152,9 +154,9 @@ def shell(request: pytest.FixtureRequest, host: Host) -> Iterator[Typist | Fish]
         f'#!/bin/sh\necho asked >>{host.root}/asked\nexec {shlex.join(GUARDRUN)} "$@"\n',
     )
     host.env["PATH"] = f"{host.root / 'bin'}:{os.environ['PATH']}"
-    opened = Fish(host) if request.param == "fish" else Typist(host, request.param)
-    yield opened
-    opened.close()
+    typist = Fish(host) if shell == "fish" else Typist(host, shell)
+    yield typist
+    typist.close()
 
 
 def test_options_are_offered(shell: Typist | Fish) -> None:
@@ -320,6 +322,16 @@ def test_command_is_completed(shell: Typist | Fish, line: str) -> None:
 def test_words_of_command_are_completed(shell: Typist | Fish, line: str) -> None:
     """What follows COMMAND is completed as COMMAND's: files, where nothing better is known."""
     assert "notes.txt" in shell.after(line)
+
+
+def test_bash_completion_completes_the_words_of_command(host: Host) -> None:
+    """Where bash-completion is loaded, it is asked for COMMAND's own options."""
+    need(BASH_COMPLETION)
+    for shell in opened(host, "bash-completion"):
+        assert "--verbose" in shell.after("guardrun --lock a:b -- tar --verb")
+        assert "--verbose" in shell.after("guardrun tar -c --verb")
+        assert "notes.txt" in shell.after("guardrun -w 5 cat no")
+        assert "--on-duplicate=replay" in shell.after("guardrun --on-duplicate=r")
 
 
 def test_options_after_command_are_not_ours(shell: Typist | Fish) -> None:

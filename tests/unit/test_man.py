@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from manual import MAN, PREFIX, manual, options_of
+from support import need
 
 from guardrun import configfile, template
 from guardrun.cli import SUBCOMMANDS
@@ -24,9 +23,7 @@ pages = pytest.mark.parametrize("page", EVERY, ids=lambda page: page.name)
 @pages
 def test_a_page_is_clean(page: Path) -> None:
     """mandoc finds nothing to warn about."""
-    if shutil.which("mandoc") is None:
-        assert not os.environ.get("CI"), "mandoc is not installed"
-        pytest.skip("mandoc is not installed")
+    need("mandoc")
     said = subprocess.run(
         ["mandoc", "-T", "lint", "-W", "warning", page],
         capture_output=True,
