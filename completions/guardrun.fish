@@ -58,10 +58,20 @@ function __guardrun_command
     complete -C (string join -- ' ' (string escape -- $rest) $token)
 end
 
-# Prints names of a kind: only guardrun knows them.
+# Prints names of a kind: only guardrun knows them, in the stores that the line names.
 function __guardrun_names
-    set -l program (string replace -r '^~/' $HOME/ -- (commandline -opc)[1])
-    $program completion --names $argv[1] 2>/dev/null
+    set -l words (commandline -opc)
+    set -l stores
+    for i in (seq 2 (count $words))
+        switch $words[$i]
+            case '--ledger-url=*' '--lease-url=*' '--config=*'
+                set -a stores $words[$i]
+            case --ledger-url --lease-url --config
+                set -a stores $words[$i..(math $i + 1)]
+        end
+    end
+    set -l program (string replace -r '^~/' $HOME/ -- $words[1])
+    $program completion --names $argv[1] $stores 2>/dev/null
 end
 
 # The same, unless it is an option that begins.
@@ -241,6 +251,7 @@ complete -c guardrun -n '__guardrun_at doctor' -l config -r -F -d 'Use this conf
 complete -c guardrun -n '__guardrun_at doctor' -l help -d 'Show what the subcommand takes, and exit'
 complete -c guardrun -n '__guardrun_at completion' -a 'bash zsh fish'
 complete -c guardrun -n '__guardrun_at completion' -l names -x -a 'jobs keys locks runs' -d 'Print instead the names that it offers, one a line, with what is to be said of each'
+complete -c guardrun -n '__guardrun_at completion' -l lease-url -x -d 'Ask this lease store for names'
 complete -c guardrun -n '__guardrun_at completion' -l ledger-url -x -a 'none:' -d 'Use this ledger'
 complete -c guardrun -n '__guardrun_at completion' -l config -r -F -d 'Use this configuration file'
 complete -c guardrun -n '__guardrun_at completion' -l help -d 'Show what the subcommand takes, and exit'

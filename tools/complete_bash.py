@@ -44,15 +44,21 @@ __guardrun_files() {
     COMPREPLY+=("${found[@]}")
 }
 
-# Offers the names of the kind $1: only guardrun knows them.
+# Offers the names of the kind $1: only guardrun knows them, in the stores that the line names.
 __guardrun_names() {
-    local name begun=${cur#[\"\']}
+    local name begun=${cur#[\"\']} i stores=()
+    for ((i = 1; i < last; i++)); do
+        case ${words[i]} in
+            --ledger-url=* | --lease-url=* | --config=*) stores+=("${words[i]}") ;;
+            --ledger-url | --lease-url | --config) stores+=("${words[i]}" "${words[i + 1]}") ;;
+        esac
+    done
     [[ $begun != "$cur" ]] || begun=${cur//\\/}
     while IFS=$'\t' read -r name _; do
         [[ $name == "$begun"* ]] || continue
         [[ $cur == [\"\']* ]] || printf -v name %q "$name"
         COMPREPLY+=("$name")
-    done < <("${words[0]/#\~\//$HOME/}" completion --names "$1" 2>/dev/null)
+    done < <("${words[0]/#\~\//$HOME/}" completion --names "$1" "${stores[@]}" 2>/dev/null)
 }
 
 # Sets what is taken at the place $1: options, those of them that take a value, and what comes

@@ -59,10 +59,20 @@ function __guardrun_command
     complete -C (string join -- ' ' (string escape -- $rest) $token)
 end
 
-# Prints names of a kind: only guardrun knows them.
+# Prints names of a kind: only guardrun knows them, in the stores that the line names.
 function __guardrun_names
-    set -l program (string replace -r '^~/' $HOME/ -- (commandline -opc)[1])
-    $program completion --names $argv[1] 2>/dev/null
+    set -l words (commandline -opc)
+    set -l stores
+    for i in (seq 2 (count $words))
+        switch $words[$i]
+            case '--ledger-url=*' '--lease-url=*' '--config=*'
+                set -a stores $words[$i]
+            case --ledger-url --lease-url --config
+                set -a stores $words[$i..(math $i + 1)]
+        end
+    end
+    set -l program (string replace -r '^~/' $HOME/ -- $words[1])
+    $program completion --names $argv[1] $stores 2>/dev/null
 end
 
 # The same, unless it is an option that begins.

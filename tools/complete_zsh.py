@@ -10,11 +10,21 @@ from surface import DIRECTORIES, FILES, Subcommand, Switch, Value
 _TEMPLATE = r"""#compdef guardrun
 # Made by tools/generate.py from the table of options: change that, not this.
 
-# Offers names of the kind $1: only guardrun knows them.
+# Offers names of the kind $1: only guardrun knows them, in the stores that the line names.
 _guardrun_names() {
   [[ $PREFIX == -* ]] && return 1
-  local -a names
-  names=( ${(f)"$(_call_program names ${(q)~program} completion --names $1 2>/dev/null)"} )
+  local -a names stores
+  while (( $#typed )); do
+    case $typed[1] in
+      --(ledger-url|lease-url|config)=*) stores+=( $typed[1] ) ;;
+      --(ledger-url|lease-url|config)) stores+=( $typed[1,2] ) ;;
+    esac
+    shift typed
+  done
+  # _call_program evaluates its words: nothing that was typed may be executed.
+  program=${${(Q)program}/#\~\//$HOME/}
+  stores=( ${(q)${(Q)stores}} )
+  names=( ${(f)"$(_call_program names ${(q)program} completion --names $1 $stores 2>/dev/null)"} )
   names=( ${${names//:/\\:}/$'\t'/:} )
   _describe -t $1 ${1%s} names
 }
@@ -23,6 +33,7 @@ _guardrun_names() {
 
 _guardrun() {
   local program=$words[1]
+  local -a typed=( $words[2,CURRENT-1] )
   local -a subcommands options
   local curcontext=$curcontext state line ret=1
   local -A opt_args

@@ -46,6 +46,7 @@ class NotInstalled(GuardrunError):
     metavar="KIND",
     help="Print instead the names that it offers, one a line, with what is to be said of each.",
 )
+@click.option("--lease-url", metavar="URL", help="Ask this lease store for names.")
 @click.pass_obj
 def completion(given: dict[str, str | None], shell: str | None, names: str | None) -> None:
     """Print the completion for a shell, as it was installed.
@@ -57,7 +58,7 @@ def completion(given: dict[str, str | None], shell: str | None, names: str | Non
     if shell is not None:
         write(_installed(FILES[shell]))
     elif names is not None:
-        found = _names(names, given["ledger-url"], given["config"])
+        found = _names(names, given)
         # A shell takes them apart by lines and tabs.
         write("".join(f"{name}\t{what}\n" for name, what in found if name.isprintable()))
 
@@ -81,11 +82,11 @@ def _installed(name: str) -> str:
     )
 
 
-def _names(kind: str, ledger_url: str | None, file: str | None) -> Iterator[tuple[str, str]]:
+def _names(kind: str, given: dict[str, str | None]) -> Iterator[tuple[str, str]]:
     if kind == "locks":
-        yield from _locks(ledger_url, file)
+        yield from _locks(given)
         return
-    spec = config.ledger_spec(ledger_url, file, os.environ)
+    spec = config.ledger_spec(given["ledger-url"], given["config"], os.environ)
     records = open_records(spec._replace(store_wait=min(spec.store_wait, _PATIENCE)))
     if records is None:
         return
@@ -109,10 +110,10 @@ def _recorded(kind: str, records: Records) -> Iterator[tuple[str, str]]:
             yield run.job_id[-SHORT:], f"{run.job}, {run.result}"
 
 
-def _locks(ledger_url: str | None, file: str | None) -> Iterator[tuple[str, str]]:
+def _locks(given: dict[str, str | None]) -> Iterator[tuple[str, str]]:
     from guardrun.commands import holdings, stores
 
-    where = stores.lock_stores(None, ledger_url, file, os.environ)
+    where = stores.lock_stores(given["lease-url"], given["ledger-url"], given["config"], os.environ)
     where = where._replace(store_wait=min(where.store_wait, _PATIENCE))
     named: dict[str, str] = {}
     for one in (*holdings.read_host(where), *holdings.read_leases(where)):

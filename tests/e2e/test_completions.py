@@ -154,6 +154,7 @@ def opened(host: Host, shell: str) -> Iterator[Typist | Fish]:
         f'#!/bin/sh\necho asked >>{host.root}/asked\nexec {shlex.join(GUARDRUN)} "$@"\n',
     )
     host.env["PATH"] = f"{host.root / 'bin'}:{os.environ['PATH']}"
+    host.env["HOME"] = str(host.root)
     typist = Fish(host) if shell == "fish" else Typist(host, shell)
     yield typist
     typist.close()
@@ -276,6 +277,7 @@ def test_names_are_what_guardrun_knows(shell: Typist | Fish, host: Host) -> None
     for line, word in {
         "guardrun why ": "night job",
         "guardrun why nig": "night job",
+        "~/bin/guardrun why nig": "night job",
         "guardrun --job ": "night job",
         "guardrun stats --job=nig": "--job=night job",
         "guardrun keys show ": "k:1",
@@ -290,6 +292,15 @@ def test_names_are_what_guardrun_knows(shell: Typist | Fish, host: Host) -> None
     finish(holder)
 
 
+def test_names_are_those_of_the_ledger_on_the_line(shell: Typist | Fish, host: Host) -> None:
+    """A ledger that the line names is the one that is asked."""
+    url = f"sqlite:///{host.root}/other.db"
+    assert host.run("--job", "elsewhere", "--ledger-url", url, "--", "true").code == 0
+    assert "elsewhere" in shell.after(f"guardrun why --ledger-url {url} els")
+    assert "elsewhere" in shell.after(f"guardrun stats --ledger-url={url} --json --job els")
+    assert "elsewhere" not in shell.after("guardrun why els")
+
+
 def test_nothing_is_started_where_no_names_are_meant(shell: Typist | Fish, host: Host) -> None:
     """Subcommands, options and fixed values are in the file: guardrun is not asked for them."""
     for line in ("guardrun -", "guardrun hist", "guardrun keys ", "guardrun show --"):
@@ -298,6 +309,13 @@ def test_nothing_is_started_where_no_names_are_meant(shell: Typist | Fish, host:
     assert not (host.root / "asked").exists()
     shell.after("guardrun why ")
     assert (host.root / "asked").exists()
+
+
+def test_what_was_typed_is_not_executed(shell: Typist | Fish, host: Host) -> None:
+    """Words of the line are handed to guardrun as they stand there, never to a shell."""
+    shell.after("guardrun why --ledger-url $(touch done) --config '`touch done`' ")
+    assert (host.root / "asked").exists()
+    assert not (host.root / "done").exists()
 
 
 @pytest.mark.parametrize(
