@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -14,11 +15,15 @@ MAN = Path(__file__).parents[1] / "man"
 PREFIX = "guardrun-"
 
 
-def manual(only: Collection[str]) -> list[Path]:
-    """The pages that are written, without those of subcommands that are not in ``only``."""
-    left_out = {f"{PREFIX}{name}.1" for name in SUBCOMMANDS if name not in only}
-    found = (path for path in sorted(MAN.glob("man?/*.?")) if path.name not in left_out)
-    return [path for path in found if not path.read_text().startswith(".so ")]
+def manual(built: Collection[str] | None = None) -> list[Path]:
+    """The pages that are written; with ``built`` without those of other subcommands."""
+    texts = {path: path.read_text() for path in sorted(MAN.glob("man?/*.?"))}
+    pages = {path: text for path, text in texts.items() if not text.startswith(".so ")}
+    return [path for path, text in pages.items() if built is None or _tells_of(text) <= set(built)]
+
+
+def _tells_of(page: str) -> set[str]:
+    return set(" ".join(re.findall(r'^\.\\" BEGIN subcommands (.*)', page, re.M)).split())
 
 
 def options_of(names: Iterable[str]) -> set[str]:

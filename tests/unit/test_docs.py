@@ -28,7 +28,7 @@ PAGES = [
 ]
 BUILT = list(SUBCOMMANDS)
 MAN = ROOT / "man" / "man1" / "guardrun.1"
-MANUAL = manual(only=BUILT)
+MANUAL = manual(BUILT)
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
