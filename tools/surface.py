@@ -188,17 +188,23 @@ def _click_switch(option: click.Option) -> Switch:
     names = tuple(sorted(option.opts, key=len))
     value = None
     if not option.is_flag:
-        kind = option.type
-        metavar = option.metavar or ("N" if isinstance(kind, click.IntRange) else kind.name.upper())
-        value = _typed(_value(names[-1], metavar), option)
+        value = _typed(_value(names[-1], option.metavar or _metavar(option)), option)
     shown = option.default if option.show_default and not option.is_flag else None
     return Switch(
         names, value, option.help or "", "" if shown is None else str(shown), "", option.multiple
     )
 
 
+def _metavar(option: click.Option) -> str:
+    kind = option.type
+    if isinstance(kind, click.Choice):
+        return "|".join(map(str, kind.choices))
+    return "N" if isinstance(kind, click.IntRange) else kind.name.upper()
+
+
 def _typed(value: Value, param: click.Parameter) -> Value:
     """With the words that are the only ones, where the type says so."""
     if not isinstance(param.type, click.Choice):
         return value
-    return value._replace(words=tuple(map(str, param.type.choices)), listed=True)
+    words = tuple(map(str, param.type.choices))
+    return value._replace(words=words, listed=value.words != words)
