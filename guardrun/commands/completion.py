@@ -58,9 +58,10 @@ def completion(given: dict[str, str | None], shell: str | None, names: str | Non
     if shell is not None:
         write(_installed(FILES[shell]))
     elif names is not None:
-        found = _names(names, given)
-        # A shell takes them apart by lines and tabs.
-        write("".join(f"{name}\t{what}\n" for name, what in found if name.isprintable()))
+        # One by one: what is known is offered, also when the next store is down.
+        for name, what in _names(names, given):
+            if name.isprintable():  # a shell takes them apart by lines and tabs
+                write(f"{name}\t{what}\n")
 
 
 def _installed(name: str) -> str:
@@ -115,8 +116,9 @@ def _locks(given: dict[str, str | None]) -> Iterator[tuple[str, str]]:
 
     where = stores.lock_stores(given["lease-url"], given["ledger-url"], given["config"], os.environ)
     where = where._replace(store_wait=min(where.store_wait, _PATIENCE))
-    named: dict[str, str] = {}
-    for one in (*holdings.read_host(where), *holdings.read_leases(where)):
-        if one.lock is not None:
-            named.setdefault(one.lock, one.owner or "")
-    yield from named.items()
+    told = set()
+    for read in (holdings.read_host, holdings.read_leases):
+        for one in read(where):
+            if one.lock is not None and one.lock not in told:
+                told.add(one.lock)
+                yield one.lock, one.owner or ""

@@ -47,10 +47,14 @@ def test_names_with_what_is_to_be_said_of_them(host: Host) -> None:
 
 
 def test_a_store_that_is_down_is_not_waited_for(host: Host) -> None:
-    """A ledger that cannot be reached is exit code 69, and no names."""
+    """A ledger that cannot be reached is exit code 69; names that others know are told."""
     url = "postgresql://u@127.0.0.1:1/none"
     found = host.run("completion", "--names", "jobs", env={"GUARDRUN_LEDGER_URL": url}, timeout=10)
     assert (found.code, found.stdout) == (69, b"")
+    holder = host.hold("--lock", "here")
+    found = host.run("completion", "--names", "locks", "--lease-url", "redis://127.0.0.1:1")
+    assert (found.code, found.stdout.partition(b"\t")[0]) == (69, b"here")
+    finish(holder)
 
 
 @pytest.mark.parametrize("words", [[], ["tcsh"], ["bash", "--names", "jobs"], ["--names", "x"]])
