@@ -34,12 +34,12 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def said(*words: str | Path, **env: str) -> str:
-    """What a program writes, without what the user has configured."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("MANPATH", "HOME")}
+def said(home: Path, *words: str | Path, **env: str) -> str:
+    """What a program writes for a user who has configured nothing."""
+    kept = {name: value for name, value in os.environ.items() if name != "MANPATH"}
     found = subprocess.run(
         words,
-        env={**kept, "HOME": "/nonexistent", "LC_ALL": "C.UTF-8", **env},
+        env={**kept, "HOME": str(home), "LC_ALL": "C.UTF-8", **env},
         stdout=subprocess.PIPE,
         text=True,
         timeout=60,
@@ -55,17 +55,20 @@ def test_man_finds_the_pages(prefix: Path) -> None:
     built = [name for name, target in SUBCOMMANDS.items() if target]
     path = f"{prefix}/bin:{os.environ['PATH']}"
     for name in (*(f"guardrun-{name}" for name in built), "guardrun-config", "guardrun-templates"):
-        found = said("man", "-w", name, PATH=path).split()
+        found = said(prefix.parent, "man", "-w", name, PATH=path).split()
         assert [Path(found[0]).parents[1]] == [pages], name
-    assert said("man", "-w", "guardrun", PATH=path).strip() == f"{pages}/man1/guardrun.1"
-    shown = said("man", "-M", pages, "guardrun-unlock", MANWIDTH="80")
+    assert (
+        said(prefix.parent, "man", "-w", "guardrun", PATH=path).strip()
+        == f"{pages}/man1/guardrun.1"
+    )
+    shown = said(prefix.parent, "man", "-M", pages, "guardrun-unlock", MANWIDTH="80")
     assert "guardrun unlock [--force]" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize("shell", FILES)
 def test_completion_prints_what_was_installed(prefix: Path, shell: str) -> None:
     """``guardrun completion`` finds its file in the environment it runs in."""
-    printed = said(prefix / "bin" / "guardrun", "completion", shell)
+    printed = said(prefix.parent, prefix / "bin" / "guardrun", "completion", shell)
     assert printed == (ROOT / "completions" / SOURCES[shell]).read_text()
     assert (prefix / FILES[shell]).read_text() == printed
 
@@ -77,14 +80,21 @@ def test_the_shells_find_the_completions(prefix: Path) -> None:
         need(program)
     zsh = f"fpath=({shlex.quote(share)}/zsh/site-functions $fpath); autoload -Uz compinit"
     zsh += "; compinit -u -D; print $_comps[guardrun]"
-    assert said("zsh", "-f", "-c", zsh) == "_guardrun\n"
+    assert said(prefix.parent, "zsh", "-f", "-c", zsh) == "_guardrun\n"
     data = f"{share}:/usr/local/share:/usr/share"
     # fish loads completions of commands that are there.
     path = f"{prefix}/bin:{os.environ['PATH']}"
-    fish = said("fish", "-c", "complete -C 'guardrun --on-dup'", XDG_DATA_DIRS=data, PATH=path)
+    fish = said(
+        prefix.parent,
+        "fish",
+        "-c",
+        "complete -C 'guardrun --on-dup'",
+        XDG_DATA_DIRS=data,
+        PATH=path,
+    )
     assert fish.startswith("--on-duplicate\t")
     bash = "source /usr/share/bash-completion/bash_completion; _completion_loader guardrun"
     bash += "; complete -p guardrun"
-    assert said("bash", "--norc", "-c", bash, XDG_DATA_DIRS=data) == (
+    assert said(prefix.parent, "bash", "--norc", "-c", bash, XDG_DATA_DIRS=data) == (
         "complete -F _guardrun guardrun\n"
     )
