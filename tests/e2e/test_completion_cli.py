@@ -71,3 +71,14 @@ def test_a_broken_configuration_does_not_matter_to_the_file(host: Host) -> None:
     wrong = {"GUARDRUN_CONFIG": str(host.root / "wrong.toml")}
     assert host.run("completion", "bash", env=wrong).code == 0
     assert host.run("completion", "--names", "jobs", env=wrong).code == 78
+
+
+@pytest.mark.parametrize("words", [["zsh"], ["--names", "jobs"], ["--names", "keys"]])
+def test_nobody_at_a_prompt_waits_for_what_is_not_needed(host: Host, words: list[str]) -> None:
+    """Neither drivers nor what draws tables is loaded."""
+    host.run("--key", "k", "--", "true")
+    found = host.run("completion", *words, env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert found.code == 0
+    loaded = {line.rpartition("|")[2].strip() for line in found.stderr.decode().splitlines()}
+    assert "click" in loaded
+    assert not {"rich", "psycopg", "redis", "structlog", "prometheus_client"} & loaded
