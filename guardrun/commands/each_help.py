@@ -38,7 +38,7 @@ each = click.Command(
             for option in section
             if on_line(option) and option.name not in _ALL_HAVE
         ),
-        click.Argument(["command"], metavar="COMMAND [ARG]...", nargs=-1),
+        click.Argument(["words"], metavar="COMMAND [ARG]...", nargs=-1),
     ],
 )
 
