@@ -111,6 +111,10 @@ __guardrun_know() {
             options='--job -c --command --lock --lock-file --scope --lease-url -j --slots -s --shared -x --exclusive -w --wait -n --nonblock -E --conflict-exit-code --min-hold --ttl --claim-ttl --on-lease-loss --store-wait --key --key-ttl --on-duplicate --on-interrupted --on-mismatch --needs --retries --backoff --jitter --retry-on --retry-budget --success-codes -t --timeout --deadline --signal -k --kill-after --splay --stdin --stdin-max --output --capture --ledger-url --record-wait --on-ledger-down --enqueued-at --log-to --log-format --log-level -q --quiet --metrics-textfile --ping-url --config --dry-run -h --help --version'
             valued='--job -c --command --lock --lock-file --scope --lease-url -j --slots -w --wait -E --conflict-exit-code --min-hold --ttl --claim-ttl --on-lease-loss --store-wait --key --key-ttl --on-duplicate --on-interrupted --on-mismatch --needs --retries --backoff --jitter --retry-on --retry-budget --success-codes -t --timeout --deadline --signal -k --kill-after --splay --stdin --stdin-max --output --capture --ledger-url --record-wait --on-ledger-down --enqueued-at --log-to --log-format --log-level --metrics-textfile --ping-url --config' after=
             ;;
+        each)
+            options='-P --parallel -0 --null --jsonl --halt-after --keep-order --tag --job -c --command --lock --lock-file --scope --lease-url -j --slots -s --shared -x --exclusive -w --wait -n --nonblock -E --conflict-exit-code --min-hold --ttl --claim-ttl --on-lease-loss --store-wait --key --key-ttl --on-duplicate --on-interrupted --on-mismatch --needs --retries --backoff --jitter --retry-on --retry-budget --success-codes -t --timeout --deadline --signal -k --kill-after --splay --stdin --stdin-max --output --capture --ledger-url --record-wait --on-ledger-down --enqueued-at --log-to --log-format --log-level -q --quiet --metrics-textfile --ping-url --config --dry-run -h --help --version'
+            valued='-P --parallel --halt-after --job -c --command --lock --lock-file --scope --lease-url -j --slots -w --wait -E --conflict-exit-code --min-hold --ttl --claim-ttl --on-lease-loss --store-wait --key --key-ttl --on-duplicate --on-interrupted --on-mismatch --needs --retries --backoff --jitter --retry-on --retry-budget --success-codes -t --timeout --deadline --signal -k --kill-after --splay --stdin --stdin-max --output --capture --ledger-url --record-wait --on-ledger-down --enqueued-at --log-to --log-format --log-level --metrics-textfile --ping-url --config' after=command
+            ;;
         flush)
             options='--json --ledger-url --config --help'
             valued='--ledger-url --config' after=
@@ -322,6 +326,7 @@ _guardrun() {
             metrics) __guardrun_walk metrics 2 ;;
             dead) __guardrun_walk dead 2 ;;
             rerun) __guardrun_walk rerun 2 ;;
+            each) __guardrun_walk each 2 ;;
             flush) __guardrun_walk flush 2 ;;
             prune) __guardrun_walk prune 2 ;;
             migrate) __guardrun_walk migrate 2 ;;
@@ -331,7 +336,7 @@ _guardrun() {
         esac
     else
         local named
-        mapfile -t named < <(compgen -W 'run history show why locks unlock keys stats metrics dead rerun flush prune migrate doctor completion' -- "$cur")
+        mapfile -t named < <(compgen -W 'run history show why locks unlock keys stats metrics dead rerun each flush prune migrate doctor completion' -- "$cur")
         __guardrun_walk run 1
         COMPREPLY=("${named[@]}" "${COMPREPLY[@]}")
     fi

@@ -34,8 +34,8 @@ _OFFERED = {
 }
 """What a shell finds for a metavar: on the disk, or by ``guardrun completion --names``."""
 
-_TAKES_COMMAND = ("each",)
-"""Subcommands that, as a run does, take run options and then COMMAND."""
+_TAKES_COMMAND = {"each": options.EACH}
+"""Subcommands that, as a run does, take run options and then COMMAND; their own options."""
 _TAKES_RUN_OPTIONS = "RUN-OPTION"
 """The metavar of an argument that stands for run options."""
 
@@ -110,9 +110,7 @@ def run_switches() -> tuple[Switch, ...]:
 
 def subcommands() -> tuple[Subcommand, ...]:
     """The subcommands that this version has."""
-    return tuple(
-        _subcommand(name, launch.load(target)) for name, target in SUBCOMMANDS.items() if target
-    )
+    return tuple(_subcommand(name, launch.load(target)) for name, target in SUBCOMMANDS.items())
 
 
 def with_children(found: Iterable[Subcommand]) -> Iterator[Subcommand]:
@@ -163,9 +161,7 @@ def _subcommand(name: str, command: click.Command) -> Subcommand:
     )
     takes = ""
     if name in _TAKES_COMMAND:
-        run = run_switches()
-        of_run = {switch.names[-1] for switch in run}
-        switches = (*(one for one in switches if one.names[-1] not in of_run), *run)
+        switches = (*map(_run_switch, _TAKES_COMMAND[name]), *run_switches())
         takes = "COMMAND"
     elif any(_TAKES_RUN_OPTIONS in value.metavar for value in arguments):
         takes = "options"

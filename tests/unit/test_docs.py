@@ -18,7 +18,7 @@ from named import exists
 from guardrun import config, errors
 from guardrun.cli import SUBCOMMANDS
 from guardrun.commands import launch
-from guardrun.options import OPTIONS, parse
+from guardrun.options import EACH, OPTIONS, parse
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -140,7 +140,9 @@ def test_commands_that_are_shown_are_taken(page: Path, tmp_path: Path) -> None:
     """Whatever call of guardrun a page shows, guardrun understands."""
     environ = {"GUARDRUN_CONFIG": os.devnull, "GUARDRUN_STATE_DIR": str(tmp_path)}
     for words in _shown(page):
-        if words and words[0] in SUBCOMMANDS:
+        if words and words[0] == "each":
+            config.settle_each(parse(words[1:], EACH), environ)
+        elif words and words[0] in SUBCOMMANDS:
             assert words[0] in BUILT, words
             name, command, rest = launch.find(words[0], SUBCOMMANDS[words[0]], words[1:])
             command.make_context(name, list(rest))

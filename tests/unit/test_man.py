@@ -14,7 +14,6 @@ from guardrun import configfile, template
 from guardrun.cli import SUBCOMMANDS
 from guardrun.options import FILE_ONLY, LINE_ONLY, OPTIONS
 
-BUILT = [name for name, target in SUBCOMMANDS.items() if target]
 EVERY = manual()
 
 pages = pytest.mark.parametrize("page", EVERY, ids=lambda page: page.name)
@@ -54,7 +53,7 @@ def test_pages_that_are_named_exist(page: Path) -> None:
 
 def test_every_subcommand_has_a_page() -> None:
     """``man guardrun-NAME`` finds a page that has the name among its own, and the synopsis."""
-    for name in BUILT:
+    for name in SUBCOMMANDS:
         page = MAN / "man1" / f"{PREFIX}{name}.1"
         text = page.read_text()
         if text.startswith(".so "):
@@ -69,14 +68,14 @@ def test_an_alias_leads_to_a_page() -> None:
     assert len(found) > 5
     for path in found:
         assert MAN / path.read_text().split()[1] in EVERY
-        assert path.stem.removeprefix(PREFIX) in BUILT
+        assert path.stem.removeprefix(PREFIX) in SUBCOMMANDS
 
 
 def test_options_that_are_named_exist() -> None:
     """An option in the prose of a page is one of a run or of a subcommand."""
-    known = {f"--{name}" for name in OPTIONS} | options_of(BUILT)
+    known = {f"--{name}" for name in OPTIONS} | options_of(SUBCOMMANDS)
     known |= {f"-{option.short}" for option in OPTIONS.values() if option.short} | {"--"}
-    for page in manual(BUILT):
+    for page in manual(SUBCOMMANDS):
         for words in re.findall(r"(?:^\.|^\..* |\( )Fl (\S+)", page.read_text(), re.M):
             assert f"-{words}" in known, (page.name, words)
 
