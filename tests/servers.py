@@ -1057,15 +1057,33 @@ class Consul(Single):
     """what its URL says of files; without any it does without TLS"""
 
     @classmethod
-    @contextlib.contextmanager
-    def start(cls, tls: str = "", **settings: object) -> Iterator[Consul]:
+    def start(cls, tls: str = "", **settings: object) -> contextlib.AbstractContextManager[Consul]:
         """Run one with these settings (of its configuration file) while the block lasts.
 
         With ``tls``, which is what its URL says of files, it speaks nothing but TLS.
         """
+        return cls._running(settings, tls)
+
+    def agent(self) -> contextlib.AbstractContextManager[Consul]:
+        """Run one beside it that is no server, and hands on to it what it is asked."""
+        (member,) = _consul_says(self.url, "GET", "agent/members")
+        settings = {
+            "server": False,
+            "bootstrap_expect": 0,
+            "node_name": "two",
+            "retry_join": [f"{member['Addr']}:{member['Port']}"],
+        }
+        return self._running(settings, token=self.token)
+
+    @classmethod
+    @contextlib.contextmanager
+    def _running(
+        cls, settings: Mapping[str, object], tls: str = "", token: str = ""
+    ) -> Iterator[Consul]:
         binaries = find_binaries(CONSUL)
         home = Home.of(binaries.directory / CONSUL.binary)
-        server = cls.launch(os.getpid(), binaries, home, home.private(CONSUL.name), settings, tls)
+        directory = home.private(CONSUL.name)
+        server = cls.launch(os.getpid(), binaries, home, directory, settings, tls, token)
         try:
             yield server
         finally:
@@ -1080,12 +1098,13 @@ class Consul(Single):
         directory: Path,
         settings: Mapping[str, object],
         tls: str = "",
+        token: str = "",
     ) -> Consul:
-        """Run one there until its owner, a process, has ended."""
+        """Run one there until its owner, a process, has ended; who has a token joins others."""
         started: list[Consul] = []
 
         def attempt() -> Minded:
-            server = cls(_mind(directory, free_port()), tls=tls)
+            server = cls(_mind(directory, free_port()), token, tls)
             started[:] = [server]
             try:
                 server.minded.begin(server._order(owner, binaries, home, settings))
@@ -1098,7 +1117,8 @@ class Consul(Single):
 
         _persist(attempt)
         try:
-            started[0].protect()
+            if not token:
+                started[0].protect()
         except BaseException:
             started[0].minded.close()
             raise

@@ -20,6 +20,8 @@ _FINE = (200, 409)
 """409: a transaction's conditions are not met"""
 _REFUSED = ("invalid session", "Invalid Session")
 """what is not the agent's fault, although it says 500"""
+_HANDED_ON = "rpc error making call: "
+"""before what a server has said to the agent that was asked, or to a server that does not lead"""
 
 
 class Answer(NamedTuple):
@@ -110,7 +112,7 @@ def _answer(said: Said, path: str) -> Answer:
     index = said.headers.get("X-Consul-Index", "")
     if said.status == 404 and (index or path.startswith("session/renew/")):
         return Answer(said.status, None, int(index or 0))
-    message = " ".join(said.text.decode("utf-8", "replace").split())
+    message = " ".join(said.text.decode("utf-8", "replace").split()).replace(_HANDED_ON, "")
     if said.status in _FINE:
         try:
             return Answer(said.status, said.json(), int(index or 0))

@@ -603,6 +603,19 @@ class TestWays:
         with contextlib.closing(ConsulLeases(f"{private.url}?datacenter=dc1")) as store:
             granted(store.acquire(request(lock_name()), False, due()))
 
+    def test_an_agent_that_is_no_server(self, private: PrivateConsul) -> None:
+        """What the servers refuse is understood also as the agent beside the run hands it on."""
+        with private.own.agent() as agent:
+            store = ConsulLeases(agent.url)
+            lost = request(lock_name(), ttl=0.2)
+            fence = granted(store.acquire(lost, False, due())).fence or 0
+            eventually(lambda: not place(private, lost).session, what="an invalidated session")
+            after = await_grant(store, request(lost.lock, min_hold=0.001), 10)
+            assert (after.fence or 0) > fence
+            with pytest.raises(UsageError, match=r"--ttl 0.001s: .* from 10ms to 24h"):
+                store.acquire(request(lock_name(), ttl=0.001), False, due())
+            store.close()
+
     def test_tls(self, certified: Path) -> None:
         """consuls:// takes a server whose certificate is good for its name, and no other."""
         files = {"cert_file": f"{certified}/cert", "key_file": f"{certified}/key"}
