@@ -35,7 +35,7 @@ from .network import Network, Server
 
 if TYPE_CHECKING:
     from .checks import Checker
-    from .etcd_store import EtcdService
+    from .http_service import HttpService
 
 
 class Bell(File):
@@ -202,7 +202,7 @@ class LedgerService:
         self,
         server: Server,
         model: LedgerModel,
-        leases: LeaseService | EtcdService | None,
+        leases: LeaseService | HttpService[Any, Any] | None,
         checker: Checker,
     ) -> None:
         self.server = server

@@ -2,63 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from guardrun.locks.etcd import EtcdLeases
 from guardrun.locks.etcd_keys import ALIVE, ENTRY, HOLD, Record, key, record
 from guardrun.locks.etcd_words import delete
-from guardrun.locks.json_http import Said
-from guardrun.model import Grant, LeaseRequest, Place
+from guardrun.model import LeaseRequest, Place
 
 from .etcd_model import EtcdError, EtcdModel, Kv, Watch
-from .http import Connection
+from .http_service import Holding, HttpService, Telling, told
 from .network import SECRET, Network, Server
 
 if TYPE_CHECKING:
+    from guardrun.locks.json_http import Said
+
     from .checks import Checker
+    from .http import Connection
     from .machine import Program
 
-_AGAIN = 0.5
-"""s after which a server that could not look at its leases looks"""
-_SOON = 1e-6
 
-
-class _Known(NamedTuple):
-    """A place that is taken, as the checker was last told."""
-
-    wanted: LeaseRequest
-    fence: int
-    expires: float
-
-
-class EtcdService:
+class EtcdService(HttpService[EtcdModel, Watch]):
     """One member behind its JSON gateway, with authentication on."""
 
-    forgets = False
-    """whether a crash may lose what it has said"""
-
     def __init__(self, server: Server, network: Network, checker: Checker) -> None:
-        self.server = server
-        self.network = network
-        self.life = 0
-        self._checker = checker
-        self._model = EtcdModel(server.world.rng.choice((0.0, 0.3, 1.0)))
+        model = EtcdModel(server.world.rng.choice((0.0, 0.3, 1.0)))
+        super().__init__(model, server, network, checker)
         self._logins: set[str] = set()
-        self._watches: list[tuple[Watch, Connection]] = []
-        self._told = 0
-        """how many changes those who watch were told of"""
-        self._known: dict[str, _Known] = {}
-        self._looks_at = float("inf")
         server.url = f"etcd://guardrun:{SECRET}@{server.name}"
-        server.on_crash, server.on_start = self._crashed, self._started
-        server.world.sites[server.name] = self
 
     def connect(self, keeper: Program) -> EtcdLeases:  # noqa: ARG002
         """What a keeper asks it with."""
-        return _Told(self.server.url, self._checker)
+        leases = _Told(self.server.url)
+        leases.checker = self._checker
+        return leases
 
     # ------------------------------------------------------------ HTTP
 
@@ -70,14 +48,14 @@ class EtcdService:
         what = path.removeprefix("/v3/")
         try:
             if what == "auth/authenticate":
-                return _said(200, self._log_in(body), now)
+                return told(200, self._log_in(body), now)
             self._check(headers)
             self._lapse(now)
             said = self._model.ask(what, body, now)
         except EtcdError as error:
             return _refused(error, now)
         self._look_around(by_a_client=True)
-        return _said(200, said, now)
+        return told(200, said, now)
 
     def stream(
         self,
@@ -98,8 +76,8 @@ class EtcdService:
         watch, missed = self._model.watch(body["create_request"])
         self._watches.append((watch, connection))
         if missed:
-            self._push(connection, b"{}\n")
-        return _said(200, {"result": {"created": True}}, now)
+            self._notify(watch, connection)
+        return told(200, {"result": {"created": True}}, now)
 
     def _log_in(self, body: Mapping[str, object]) -> dict[str, object]:
         assert (body["name"], body["password"]) == ("guardrun", SECRET)
@@ -111,52 +89,18 @@ class EtcdService:
         if headers.get("Authorization") not in self._logins:
             raise EtcdError(401, "etcdserver: invalid auth token")
 
-    def _push(self, connection: Connection, text: bytes) -> None:
-        self.network.push(self.server, connection.host, lambda: connection.hear(text))
+    def _notify(self, watch: Watch, connection: Connection) -> None:  # noqa: ARG002
+        self.network.push(self.server, connection.host, lambda: connection.hear(b"{}\n"))
 
     # ------------------------------------------------------------ its own doing
 
     def _crashed(self) -> None:
-        """Members know logins and connections only as long as they run."""
-        self.life += 1
+        """Members know logins only as long as they run."""
         self._logins.clear()
-        for _, connection in self._watches:
-            connection.hear(b"")
-        self._watches.clear()
+        super()._crashed()
 
-    def _started(self) -> None:
-        self._model.promote(self.server.clock())
-        self._look_around(by_a_client=False)
-
-    def _lapse(self, now: float) -> None:
-        self._model.lapse(now)
-        self._look_around(by_a_client=False)
-
-    def _look_around(self, by_a_client: bool) -> None:
-        """Tell of what has changed: the checker, and who watches."""
-        self._tell_checker(by_a_client)
-        news = self._model.changes[self._told :]
-        self._told += len(news)
-        self._watches = [one for one in self._watches if one[1].references]
-        for watch, connection in self._watches:
-            if any(map(watch.wants, news)):
-                self._push(connection, b"{}\n")
-        self._plan(self._model.next_lapse())
-
-    def _plan(self, clock: float) -> None:
-        """Look at the leases then, unless it is done earlier."""
-        if clock < self._looks_at:
-            self._looks_at = clock
-            self.server.world.at(self.server.when(clock) + _SOON, self._look_at_leases, clock)
-
-    def _look_at_leases(self, planned: float) -> None:
-        if planned != self._looks_at:
-            return
-        self._looks_at = float("inf")
-        if self.server.up and not self.server.frozen:
-            self._lapse(self.server.clock())
-        else:
-            self._plan(self.server.clock() + _AGAIN)
+    def _promote(self, now: float) -> None:
+        self._model.promote(now)
 
     # ------------------------------------------------------------ what stands in it
 
@@ -166,29 +110,16 @@ class EtcdService:
             if found is not None and found.kind in kinds:
                 yield found
 
-    def _tell_checker(self, by_a_client: bool) -> None:
-        known, self._known = self._known, {}
+    def _holdings(self) -> Iterator[Holding]:
         for one in self._records(ENTRY):
             assert one.detail is not None
             job = self._checker.jobs[one.detail.job_id]
             job.lease_token = one.token
-            if not one.granted:
-                continue
-            owner, job_id, slots = one.detail.owner, one.detail.job_id, one.detail.slots
-            wanted = LeaseRequest(one.lock, owner, job_id, one.token, slots, job.ttl_of_lock)
-            expires = self._model.leases[one.lease].expires
-            self._known[one.token] = _Known(wanted, one.fence, expires)
-            before = known.pop(one.token, None)
-            if before is None:
-                grant = Grant(one.lock, one.fence, one.detail.since or 0.0)
-                self._checker.granted(wanted, grant, expires - wanted.ttl)
-            elif before.fence != one.fence:
-                self._checker.violate("F", f"{job} is granted once more what it has")
-            elif before.expires != expires:
-                self._checker.leased(wanted, expires - wanted.ttl)
-        if by_a_client:
-            for gone in known.values():
-                self._checker.given_up(gone.wanted)
+            if one.granted:
+                detail, ttl = one.detail, job.ttl_of_lock
+                mine = (one.lock, detail.owner, detail.job_id, one.token, detail.slots, ttl)
+                renewed = self._model.leases[one.lease].expires - ttl
+                yield Holding(LeaseRequest(*mine), one.fence, detail.since or 0.0, renewed)
 
     def holders(self, lock: str, now: float) -> tuple[Place, ...]:
         """The places that are taken, the oldest first; changes nothing."""
@@ -228,18 +159,8 @@ class EtcdService:
         return None
 
 
-class _Told(EtcdLeases):
-    """The real thing; the checker sees when a renewal says that the place is lost."""
-
-    def __init__(self, url: str, checker: Checker) -> None:
-        super().__init__(url)
-        self._checker = checker
-
-    def renew(self, wanted: LeaseRequest, due: float) -> bool:
-        ours = super().renew(wanted, due)
-        if not ours:
-            self._checker.promptness.expect_dead(wanted.job_id, lock=True)
-        return ours
+class _Told(Telling, EtcdLeases):
+    """The real thing."""
 
 
 @lru_cache(maxsize=256)
@@ -248,9 +169,5 @@ def _read(kv: Kv) -> Record | None:
     return record(kv.told())
 
 
-def _said(status: int, body: object, now: float) -> Said:
-    return Said(status, json.dumps(body).encode(), {}, float(int(now)))
-
-
 def _refused(error: EtcdError, now: float) -> Said:
-    return _said(error.status, {"error": str(error), "message": str(error)}, now)
+    return told(error.status, {"error": str(error), "message": str(error)}, now)

@@ -14,7 +14,7 @@ from guardrun.errors import StoreUnavailable
 from guardrun.locks.json_http import Overdue, Said
 from guardrun.locks.members import Place
 
-from .descriptors import Now, current, open_socket
+from .descriptors import Now, calling, current, open_socket
 from .machine import File, Host
 from .network import Network, Server
 
@@ -62,8 +62,8 @@ class Site(Protocol):
         body: object,
         headers: Mapping[str, str],
         connection: Connection,
-    ) -> Said:
-        """Begin an answer that goes on; return its beginning."""
+    ) -> Said | None:
+        """Begin an answer that goes on: its beginning, or ``None`` where that comes later."""
 
 
 class Wire:
@@ -102,6 +102,28 @@ class Wire:
         )
         return said
 
+    def send(
+        self,
+        due: float,  # noqa: ARG002
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] = _NONE,
+    ) -> None:
+        site, connection, program = self._site, self._connection, calling()
+        program.world.tell(program, f"asks {site.server.name}, to be told later: {path}")
+
+        def do(now: float) -> Said | None:
+            self._check_life()
+            return site.stream(now, method, path, body, headers, connection)
+
+        def begun(said: Said | None, error: Exception | None) -> None:
+            if error is not None or said is not None:
+                text = b"" if said is None else said.text
+                site.network.carry(site.server, connection.host, lambda: connection.hear(text))
+
+        site.network.carry(site.server, connection.host, lambda: site.server.receive(do, begun))
+
     def fileno(self) -> int:
         return self._fd
 
@@ -115,12 +137,15 @@ class Wire:
     def close(self) -> None:
         current().close(self._fd)
 
+    def _check_life(self) -> None:
+        if self._connection.life != self._site.life:
+            raise ConnectionResetError("Connection reset by peer")
+
     def _call(self, what: str, do: Callable[[float], Any], due: float) -> Any:
         site = self._site
 
         def done(now: float) -> Any:
-            if self._connection.life != site.life:
-                raise ConnectionResetError("Connection reset by peer")
+            self._check_life()
             return do(now)
 
         try:

@@ -33,6 +33,7 @@ REPLACED: dict[str, tuple[tuple[str, Any], ...]] = {
     "keeper.insist": (_SELECT,),
     "keeper.lease_proxy": (_OS, _SELECT),
     "locks.json_http": (("Wire", http.Wire),),
+    "locks.consul_session": (_TIME,),
     "locks.etcd_session": (_TIME,),
     "locks.watches": (_SELECT,),
     "keeper.link": (_OS, _SELECT, _SIGNAL, ("detach", syscalls.detach)),

@@ -19,6 +19,10 @@ SECRET = "s3cret-p4ssword"
 """in the URL of every store; must be seen nowhere"""
 
 
+_PAUSE, _LONGEST_PAUSE = 0.3, 3.0
+"""s until something is sent again"""
+
+
 @dataclass(frozen=True)
 class Weather:
     """How bad the network is: probabilities for each request, times in seconds."""
@@ -162,6 +166,17 @@ class Network:
         cut = (host.name, server.name) in self.cut or not server.up
         if not cut and self.world.rng.random() >= self.weather.lost + self.weather.unheard:
             self.world.after(self._delay(), tell)
+
+    def carry(
+        self, server: Server, host: Host, arrive: Callable[[], None], pause: float = _PAUSE
+    ) -> None:
+        """Have something arrive over a connection that is there: what is lost TCP sends again."""
+        cut = (host.name, server.name) in self.cut
+        if cut or self.world.rng.random() < self.weather.lost:
+            longer = min(2 * pause, _LONGEST_PAUSE)
+            self.world.after(pause, self.carry, server, host, arrive, longer)
+        else:
+            self.world.after(self._delay(), arrive)
 
     def _send(
         self, host: Host, server: Server, what: str, do: Callable[[float], Any], answer: Answer

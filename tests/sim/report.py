@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 ENOUGH: Mapping[str, float] = {
     "COMMAND started": 1.0,
-    "leases in etcd": 0.1,
+    "leases in etcd": 0.08,
+    "leases in Consul": 0.08,
     "event lock_busy": 0.3,
     "event lease_lost": 0.05,
     "event lease_renewed": 0.8,

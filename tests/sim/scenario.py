@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from guardrun.model import (
     FOREVER,
     Budget,
@@ -16,9 +18,11 @@ from guardrun.model import (
 )
 
 from .checks import Checker
+from .consul_store import ConsulService
 from .drivers import LeaseService, LedgerService
 from .etcd_store import EtcdService
 from .faults import Faults
+from .http_service import HttpService
 from .job import Job
 from .lease_model import LeaseModel
 from .ledger_model import LedgerModel
@@ -26,6 +30,11 @@ from .machine import Host, Program
 from .network import CALM, Network, Server
 from .world import World
 
+_PROTOCOLS: dict[int, tuple[str, type[EtcdService | ConsulService]]] = {
+    1: ("etcd", EtcdService),
+    2: ("Consul", ConsulService),
+}
+"""by a seed's remainder"""
 _EPOCH = 1.8e9
 _RATE = 0.004
 """How far a clock may be from true time: two of them within the hundredth of ``core/lease.py``."""
@@ -99,13 +108,15 @@ class Scene:
             else LedgerService(self.ledger_server, self.ledger_model, self.leases, self.checker)
         )
 
-    def _draw_leases(self) -> LeaseService | EtcdService:
-        """Of leases in a store of their own every second seed has etcd's real protocol."""
+    def _draw_leases(self) -> LeaseService | HttpService[Any, Any]:
+        """Of leases in a store of their own, two seeds of three have a real protocol."""
         world, network = self.world, self.network
-        if self.lease_server is not self.ledger_server and world.seed % 2:
-            world.counts["leases in etcd"] += 1
-            return EtcdService(self.lease_server, network, self.checker)
-        return LeaseService(self.lease_server, self.lease_model, network, self.checker)
+        service = _PROTOCOLS.get(world.seed % 3)
+        if self.lease_server is self.ledger_server or service is None:
+            return LeaseService(self.lease_server, self.lease_model, network, self.checker)
+        name, made = service
+        world.counts[f"leases in {name}"] += 1
+        return made(self.lease_server, network, self.checker)
 
     # ------------------------------------------------------------ runs
 
