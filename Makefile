@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Tests mostly wait for processes: more workers than cores pay, but not many more.
 WORKERS ?= 4
 
-.PHONY: help install test servers lint types check sim stateful faults crashpoints mutants bench wheel clean
+.PHONY: help install test servers lint types check sim stateful faults crashpoints mutants bench dist clean
 
 help:
 	@echo 'make install   an environment in .venv with guardrun in it'
@@ -19,7 +19,7 @@ help:
 	@echo 'make crashpoints   kill guardrun at every I/O step, and see what the next run finds'
 	@echo 'make mutants   plant bugs, and see the tests notice'
 	@echo 'make bench     the benchmark table'
-	@echo 'make wheel     dist/*.whl'
+	@echo 'make dist      dist/: wheel and sdist'
 
 # The stamp is the environment as pyproject.toml asks for it.
 $(VENV)/.stamp: pyproject.toml
@@ -81,8 +81,12 @@ mutants: $(VENV)/.stamp
 bench: $(VENV)/.stamp
 	$(BIN)/python bench/run.py
 
-wheel: $(VENV)/.stamp
-	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+# The time in what is built is that of its commit, so that whoever builds it again gets the same
+# bytes; without history it is the one that hatchling takes.
+dist deb: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
+dist: $(VENV)/.stamp
+	rm -rf dist
+	$(BIN)/python -m hatchling -q build --target sdist --target wheel --directory dist
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,3 +1,1 @@
 """A job wrapper like a smarter flock: lock, idempotency key, retries, durable outcome."""
-
-__version__ = "0.1.0"

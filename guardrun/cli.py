@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from guardrun import __version__, config, options
+from guardrun import config, options
 from guardrun.errors import GuardrunError, ToldToStop
 
 TYPE_CHECKING = False
@@ -97,7 +97,9 @@ def _subcommand(name: str, words: Sequence[str]) -> int:
 
 def version() -> str:
     """What ``--version`` prints."""
-    return f"guardrun {__version__}\n"
+    from guardrun.version import version as number
+
+    return f"guardrun {number()}\n"
 
 
 def write(text: str) -> int:

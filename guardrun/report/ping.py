@@ -109,13 +109,13 @@ def _make(request: Request) -> None:
     from urllib.request import Request as Call
     from urllib.request import urlopen
 
-    from guardrun import __version__
+    from guardrun.version import version
 
     scheme, _, rest = request.url.partition("://")
     authority, slash, path = rest.partition("/")
     login, at, host = authority.rpartition("@")
     call = Call(f"{scheme}://{host}{slash}{path}", request.body)
-    call.add_header("User-Agent", f"guardrun/{__version__}")
+    call.add_header("User-Agent", f"guardrun/{version()}")
     if request.body is not None:
         call.add_header("Content-Type", "text/plain; charset=utf-8")
     if at:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from support import GUARDRUN, Host, write_script
 
-from guardrun import __version__
 from guardrun.options import FILE_ONLY, OPTIONS
+from guardrun.version import version
 
 # What a short run must not wait for.
 _SLOW = {
@@ -47,7 +47,7 @@ def test_help_names_every_option(host: Host, words: list[str]) -> None:
 def test_the_version_is_told(host: Host) -> None:
     """``--version`` prints name and version."""
     result = host.run("--version")
-    assert (result.code, result.stdout) == (0, f"guardrun {__version__}\n".encode())
+    assert (result.code, result.stdout) == (0, f"guardrun {version()}\n".encode())
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(host: Host) -> None:
