@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Tests mostly wait for processes: more workers than cores pay, but not many more.
 WORKERS ?= 4
 
-.PHONY: help install test servers lint types check sim stateful faults crashpoints mutants bench dist clean
+.PHONY: help install test servers lint types check sim stateful faults crashpoints mutants bench dist deb clean
 
 help:
 	@echo 'make install   an environment in .venv with guardrun in it'
@@ -20,6 +20,7 @@ help:
 	@echo 'make mutants   plant bugs, and see the tests notice'
 	@echo 'make bench     the benchmark table'
 	@echo 'make dist      dist/: wheel and sdist'
+	@echo 'make deb       dist/: those, and a package for Debian or Ubuntu'
 
 # The stamp is the environment as pyproject.toml asks for it.
 $(VENV)/.stamp: pyproject.toml
@@ -86,7 +87,11 @@ bench: $(VENV)/.stamp
 dist deb: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
 dist: $(VENV)/.stamp
 	rm -rf dist
-	$(BIN)/python -m hatchling -q build --target sdist --target wheel --directory dist
+	$(BIN)/python -m hatchling build --target sdist --target wheel --directory dist
+
+# For the Debian or Ubuntu it is made on, because it goes with that one's python3.
+deb: dist
+	$(BIN)/python tools/deb.py dist/*.whl
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

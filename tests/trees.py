@@ -43,6 +43,15 @@ def git(tree: Path, *words: str) -> str:
     return call("git", *somebody, *words, cwd=tree, env=alone)
 
 
+def repository(to: Path) -> Path:
+    """A copy of the tree in a repository with one commit and no tag."""
+    copy_tree(to)
+    git(to, "init", "--quiet", "--initial-branch", "main")
+    git(to, "add", "--all")
+    git(to, "commit", "--quiet", "--message", "first")
+    return to
+
+
 def version(tree: Path) -> str:
     """The version that a build there would have."""
     return call(sys.executable, "-m", "hatchling", "version", cwd=tree).strip()

@@ -14,7 +14,7 @@ from time import gmtime
 
 import pytest
 from support import Host
-from trees import EPOCH, build, call, copy_tree, git, version
+from trees import EPOCH, build, call, copy_tree, git, repository, version
 
 # ---------------------------------------------------------------- versions
 
@@ -22,11 +22,7 @@ from trees import EPOCH, build, call, copy_tree, git, version
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """The tree in a repository with one commit and no tag."""
-    copied = copy_tree(tmp_path / "tree")
-    git(copied, "init", "--quiet", "--initial-branch", "main")
-    git(copied, "add", "--all")
-    git(copied, "commit", "--quiet", "--message", "first")
-    return copied
+    return repository(tmp_path / "tree")
 
 
 def unpacked(archive: Path, to: Path) -> Path:
