@@ -89,6 +89,14 @@ def test_options_that_are_named_exist(page: Path) -> None:
             assert word in known, span
 
 
+def test_every_subcommand_is_named() -> None:
+    """README names every subcommand where it lists them."""
+    listed = (
+        (ROOT / "README.md").read_text().partition("\n## Subcommands\n")[2].partition("\n## ")[0]
+    )
+    assert set(re.findall(r"`(\w+)`", listed)) >= set(SUBCOMMANDS)
+
+
 def test_one_word_for_one_thing() -> None:
     """The glossary's words are in order, none of them twice."""
     lines = (ROOT / "docs" / "glossary.md").read_text().splitlines()
