@@ -37,6 +37,7 @@ SUBCOMMANDS = {
     "migrate": "guardrun.commands.migrate:migrate",
     "doctor": "guardrun.commands.doctor:doctor",
     "completion": "guardrun.commands.completion:completion",
+    "adopt": "guardrun.commands.adopt:adopt",
 }
 
 

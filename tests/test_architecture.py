@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "template": VALUES | {"digest"},
     "core": VALUES | {"core", "digest"},
     "address": {"digest"},
+    "adopt": VALUES | {"adopt"},
     "sql": set(),
     "version": {"_version"},
     "_version": set(),

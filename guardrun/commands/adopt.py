@@ -1,0 +1,93 @@
+"""``adopt``: what lines with flock, timeout or chronic are as lines of guardrun."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+import click
+
+from guardrun.adopt import crontab, file, state, unit
+from guardrun.commands.launch import Unsettled
+from guardrun.commands.table import printable
+from guardrun.errors import UsageError
+
+_CHANGED_MEANWHILE = 1
+_UNITS = (".service", ".conf")
+_SYSTEM = ("/etc/crontab", "/etc/cron.d/", "/etc/anacrontab")
+_MARKS = {crontab.CHANGED: "", crontab.LEFT: "left as it is: ", crontab.HINT: "hint: "}
+
+
+@click.command(cls=Unsettled)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["auto", "user", "system", "unit"]),
+    default="auto",
+    show_default=True,
+    help="A user's crontab, one of the system's (a user stands before the command), or a unit "
+    "file. auto goes by FILE's name.",
+)
+@click.option(
+    "--names",
+    is_flag=True,
+    help="Named locks (--lock) instead of locks on the same files (--lock-file): with fencing "
+    "tokens and owners, but per user, and not those of scripts that still call flock.",
+)
+@click.option(
+    "--program", metavar="PATH", help="What guardrun is called. Default: its path, where found."
+)
+@click.option("--write", is_flag=True, help="Change FILE itself, beside a backup FILE.bak-TIME.")
+@click.argument("file", metavar="FILE")
+def adopt(kind: str, names: bool, program: str | None, write: bool, **given: str) -> int:
+    """Print a crontab or a unit file with guardrun for flock, timeout and chronic.
+
+    FILE is a crontab, a unit file, or - for stdin. What each line becomes, what differs, and why a
+    line is left as it is, goes to stderr. With --write, exits 1 when somebody else changed FILE
+    meanwhile.
+    """
+    path = given["file"]
+    if write and path == "-":
+        raise UsageError("--write needs a file; stdin is printed to stdout")
+    original = None if path == "-" else file.read(path)
+    data = sys.stdin.buffer.read() if original is None else original.data
+    choice = crontab.Choice(program or _program(), names, state.unusable)
+    result = _adopted(_kind(kind, path), data.decode("utf-8", "surrogateescape"), choice)
+    new = result.text.encode("utf-8", "surrogateescape")
+    name = "stdin" if path == "-" else path
+    for remark in result.remarks:
+        mark = _MARKS[remark.kind]
+        click.echo(printable(f"{name}:{remark.line}: {mark}{remark.says}"), err=True)
+    if not write or original is None:
+        sys.stdout.buffer.write(new)
+        return 0
+    if new == data:
+        click.echo(printable(f"{name}: nothing to change"), err=True)
+        return 0
+    try:
+        backup = file.replace(original, new)
+    except file.Changed as why:
+        click.echo(f"guardrun: {printable(str(why))}", err=True)
+        return _CHANGED_MEANWHILE
+    click.echo(printable(f"{original.path}: written; as it was: {backup}"), err=True)
+    return 0
+
+
+def _adopted(kind: str, text: str, choice: crontab.Choice) -> crontab.Result:
+    if kind == "unit":
+        return unit.adopt(text, choice)
+    return crontab.adopt(text, choice, system=kind == "system")
+
+
+def _kind(kind: str, path: str) -> str:
+    if kind != "auto":
+        return kind
+    if path.endswith(_UNITS):
+        return "unit"
+    return "system" if os.path.abspath(path).startswith(_SYSTEM) else "user"
+
+
+def _program() -> str:
+    """The whole path of guardrun, because cron's PATH and systemd's are short."""
+    return shutil.which("guardrun") or "/usr/local/bin/guardrun"
