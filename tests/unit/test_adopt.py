@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import re
 import shlex
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from guardrun.adopt import crontab, shell, unit
+from guardrun.adopt import crontab, file, shell, state, unit
 from guardrun.adopt.crontab import CHANGED, HINT, LEFT, Choice, Result
 from guardrun.adopt.words import Unclear
 from guardrun.config import settle
+from guardrun.errors import UsageError
 from guardrun.options import parse
 
 CHOICE = Choice("G", names=False, unusable_state=lambda _: None)
@@ -403,3 +408,70 @@ def test_a_string_goes_by_the_users_shell() -> None:
     text = "[Service]\n{}ExecStart=/usr/bin/flock -n /l -c 'a b'\n"
     assert f"{NEVER}-c 'a b'" in unit.adopt(text.format(""), CHOICE).text
     assert "SHELL" in said(unit.adopt(text.format("User=x\n"), CHOICE), LEFT)
+
+
+# ---------------------------------------------------------------- files and users
+
+
+def test_a_file_that_was_changed_meanwhile_is_left(tmp_path: Path) -> None:
+    """What somebody else has written since it was read is not overwritten, nor is a draft left."""
+    path = tmp_path / "tab"
+    path.write_text("old")
+    original = file.read(str(path))
+    path.write_text("new")
+    with pytest.raises(file.Changed):
+        file.replace(original, b"adopted")
+    assert path.read_text() == "new"
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".")] == []
+
+
+def test_a_file_that_was_replaced_meanwhile_is_left(tmp_path: Path) -> None:
+    """Another file of the same text under the name is another's work as well."""
+    path, other = tmp_path / "tab", tmp_path / "other"
+    path.write_text("old")
+    original = file.read(str(path))
+    other.write_text("old")
+    os.utime(other, ns=(original.status.st_atime_ns, original.status.st_mtime_ns))
+    other.rename(path)
+    with pytest.raises(file.Changed):
+        file.replace(original, b"adopted")
+
+
+def test_what_crontab_owns_is_left_to_crontab(tmp_path: Path) -> None:
+    """A file in cron's spool is not replaced, and it is said what to do."""
+    path = tmp_path / "tab"
+    path.write_text("old")
+    original = file.read(str(path))._replace(path="/var/spool/cron/crontabs/root")
+    with pytest.raises(UsageError, match="crontab -l"):
+        file.replace(original, b"adopted")
+
+
+def test_users_that_can_have_a_state_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root can, and who has a home of his own; not who has none, or is not known."""
+
+    def entry(uid: int, home: str) -> pwd.struct_passwd:
+        return pwd.struct_passwd(("x", "x", uid, uid, "", home, "/bin/sh"))
+
+    assert state.unusable("root") is None
+    assert state.unusable("no-such-user") == "the user no-such-user is not known here"
+    uid = os.getuid() or 12345
+    if os.getuid() == 0:
+        os.chown(tmp_path, uid, uid)
+    monkeypatch.setattr(pwd, "getpwnam", lambda _: entry(uid, f"{tmp_path}/not/yet"))
+    assert state.unusable("x") is None
+    monkeypatch.setattr(pwd, "getpwnam", lambda _: entry(uid, "/nonexistent"))
+    assert state.unusable("x") == "x cannot make the state directory in /"
+
+
+def test_the_page_shows_what_is_said() -> None:
+    """The example of docs/adopt.md is what comes of such lines."""
+    page = (Path(__file__).parents[2] / "docs" / "adopt.md").read_text()
+    shown = re.findall(r"^crontab:\d+: (.*)$", page, re.M)
+    lines = ("flock -n /run/lock/sync timeout 4m sync-orders", "( flock -n 9 && x ) 9>/run/lock/x")
+    made = [adopted(line, program="/usr/local/bin/guardrun") for line in lines]
+    assert shown == [
+        *(remark.says for remark in made[0].remarks),
+        f"left as it is: {said(made[1], LEFT)}",
+    ]
