@@ -6,13 +6,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from crond import ENVIRONMENT, as_crond, crond
-from support import Host, Result, finish, write_script
+from crond import crond
+from machine import Machine
+from support import Host, Result, write_script
 
 WHEN = "*/5 * * * * "
 
@@ -30,38 +30,23 @@ class Old:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        write_script(host.root / "guardrun", f'#!/bin/sh\nexec {sys.executable} -m guardrun "$@"\n')
+        self.machine = Machine(host)
+        self.program = f"{self.machine.bin}/guardrun"
+        self.log = self.machine.log
         write_script(host.root / "job", _JOB)
-        self.log = host.root / "log"
-
-    def variables(self, act: str = ":") -> dict[str, str]:
-        """What lines need beside cron's own environment to stay on this host."""
-        kept = self.host.environment()
-        names = ("GUARDRUN_STATE_DIR", "GUARDRUN_LOCK_DIR", "XDG_CONFIG_HOME")
-        return {**{name: kept[name] for name in names}, "LOG": str(self.log), "ACT": act}
 
     def adopt(self, text: str, *words: str) -> str:
         """The text as it comes out of a pipe to guardrun adopt."""
-        program = f"--program={self.host.root}/guardrun"
-        result = self.host.run("adopt", program, *words, "-", data=text.encode())
+        result = self.host.run(
+            "adopt", f"--program={self.program}", *words, "-", data=text.encode()
+        )
         assert result.code == 0, result
         return result.stdout.decode()
 
     def run(self, command: str, act: str = ":") -> tuple[Result, str]:
         """How a command ends, as crond executes it, and what the job noted."""
         self.log.unlink(missing_ok=True)
-        words, data = as_crond(command)
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=self.host.root,
-            env={**ENVIRONMENT, **self.variables(act)},
-            start_new_session=True,
-        )
-        self.host.started.append(process)
-        result = finish(process, data=data)
+        result = self.machine.cron(f"{WHEN}{command}", ACT=act)
         return result, self.log.read_text() if self.log.exists() else ""
 
 
@@ -99,7 +84,7 @@ def both(old: Old, command: str, act: str = ":") -> tuple[Result, str]:
     """Run the old line and the new one; fail unless they do the same. What they do."""
     need(command)
     new = old.adopt(f"{WHEN}{command}").removeprefix(WHEN)
-    assert f"{old.host.root}/guardrun --log-to none" in new
+    assert f"{old.program} --log-to none" in new
     before, after = old.run(command, act), old.run(new, act)
     assert after == before, new
     return before
@@ -214,7 +199,7 @@ MAILTO = "root"
         def begun() -> bool:
             return old.log.exists() and len(re.findall(r"^\d ", old.log.read_text(), re.M)) == 3
 
-        with crond(old.host.root / name, text, old.variables()) as cron:
+        with crond(old.host.root / name, text, old.machine.environment({})) as cron:
             cron.done(begun)
             return sorted(old.log.read_text().splitlines()), [
                 mail.partition("\n\n")[2] for mail in cron.mails()

@@ -7,21 +7,13 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
-from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import pytest
-from support import Host, Result, eventually, write_script
-
-ROOT = Path(__file__).parents[2]
-EXAMPLES = ROOT / "examples"
-
-_PROGRAM = """#!/bin/sh
-# Notes that it ran, and does what $ACT says.
-echo "${0##*/}" >>"$LOG"
-eval "$ACT"
-"""
+import yaml
+from crond import ENVIRONMENT, crond
+from machine import EXAMPLES, PROGRAM, Machine, unit_settings
+from support import Host, Result, eventually, finish, write_script
 
 
 def crontab() -> dict[str, str]:
@@ -34,85 +26,10 @@ def crontab() -> dict[str, str]:
     return jobs
 
 
-class Machine:
-    """A host with guardrun and the programs of the examples below a directory of its own."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self.bin = host.root / "usr/local/bin"
-        for directory in ("usr/local/bin", "var/log", "var/backups"):
-            (host.root / directory).mkdir(parents=True)
-        for program in crontab():
-            write_script(self.bin / program, _PROGRAM)
-        write_script(self.bin / "guardrun", f'#!/bin/sh\nexec {sys.executable} -m guardrun "$@"\n')
-        self.log = host.root / "ran"
-
-    def ran(self) -> list[str]:
-        """The programs that were executed, in order."""
-        return self.log.read_text().split() if self.log.exists() else []
-
-    def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
-        """What everything started here needs to stay on this host."""
-        kept = {
-            name: value
-            for name, value in self.host.environment().items()
-            if name.startswith(("GUARDRUN_", "XDG_"))
-        }
-        # The interpreter finds guardrun without PATH; cron sets no PYTHONPATH either.
-        return {**kept, "LOG": str(self.log), "ACT": ":", **extra}
-
-    def located(self, text: str) -> str:
-        """The same text with the paths of this host."""
-        return re.sub(r"(?<![\w.])/(usr/local|var|etc/guardrun)/", rf"{self.host.root}/\1/", text)
-
-    def start(
-        self, words: list[str], env: Mapping[str, str], data: bytes = b""
-    ) -> subprocess.Popen[bytes]:
-        """Start a program with just this environment, without a terminal."""
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=self.host.root,
-            env=self.environment(env),
-            start_new_session=True,
-        )
-        self.host.started.append(process)
-        assert process.stdin is not None
-        process.stdin.write(data)
-        process.stdin.flush()
-        return process
-
-    def run(self, words: list[str], env: Mapping[str, str], data: bytes = b"") -> Result:
-        """The same, to its end."""
-        process = self.start(words, env)
-        stdout, stderr = process.communicate(data, timeout=60)
-        return Result(process.returncode, stdout, stderr)
-
-    def cron(self, line: str, **env: str) -> Result:
-        """Do what crond does with a line when its time has come (crontab(5))."""
-        return self.run(*self._as_crond(line, env))
-
-    def crond(self, line: str, **env: str) -> subprocess.Popen[bytes]:
-        """The same, without waiting for the end."""
-        return self.start(*self._as_crond(line, env))
-
-    def _as_crond(
-        self, line: str, env: Mapping[str, str]
-    ) -> tuple[list[str], dict[str, str], bytes]:
-        command = self.located(line.split(None, 5)[5])
-        command, *data = re.split(r"(?<!\\)%", command)
-        text = "".join(f"{line}\n" for line in data).replace("\\%", "%")
-        surroundings = {"PATH": "/usr/bin:/bin", "SHELL": "/bin/sh", "HOME": "/nonexistent"}
-        words = ["/bin/sh", "-c", command.replace("\\%", "%")]
-        return words, {**surroundings, **env}, text.encode()
-
-
 @pytest.fixture
 def machine(host: Host) -> Machine:
     """A host with guardrun and the programs of the examples."""
-    return Machine(host)
+    return Machine(host, crontab())
 
 
 # ---------------------------------------------------------------- crontab
@@ -185,26 +102,37 @@ def test_stdin_after_percent_signs(machine: Machine) -> None:
     assert text == "first line\nsecond line\n" * 2
 
 
+def test_the_whole_crontab_under_cron(machine: Machine, database_url: str) -> None:
+    """Debian's cron executes every line; the only mail is that of the one that fails."""
+    fleet = {"GUARDRUN_LEDGER_URL": database_url}
+    assert machine.run([f"{machine.bin}/guardrun", "migrate"], {**ENVIRONMENT, **fleet}).code == 0
+    text = machine.located((EXAMPLES / "crontab").read_text())
+    fails = (
+        'case $0 in */sync-orders) echo no connection; exit 3;; */load-lines) cat >"$LOG.in";; esac'
+    )
+    with crond(machine.host.root, text, machine.environment({**fleet, "ACT": fails})) as cron:
+        cron.done(lambda: sorted(machine.ran()) == sorted(crontab()))
+        (mail,) = cron.mails()
+    head, _, body = mail.partition("\n\n")
+    assert "sync-orders" in head
+    assert body.startswith("no connection\n")
+    assert (machine.host.root / "ran.in").read_text() == "first line\nsecond line\n"
+
+
 # ---------------------------------------------------------------- systemd
 
 
-def unit_settings(name: str) -> dict[str, str]:
-    """The settings of a unit file, continued lines joined."""
-    text = (EXAMPLES / name).read_text().replace("\\\n", " ")
-    lines = [line for line in text.splitlines() if line[:1] not in ("#", "[", "")]
-    return dict(line.split("=", 1) for line in lines)
-
-
 def test_the_units_are_what_systemd_takes(machine: Machine) -> None:
-    """systemd-analyze finds nothing to say about service and timer."""
+    """systemd-analyze finds nothing to say about services and timer."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     units = []
-    for source in EXAMPLES.glob("guardrun-example.*"):
+    write_script(machine.bin / "worker", PROGRAM)
+    for source in (*EXAMPLES.glob("*.service"), *EXAMPLES.glob("*.timer")):
         unit = machine.host.root / source.name
         unit.write_text(machine.located(source.read_text()))
         units.append(str(unit))
-    assert len(units) == 2
+    assert len(units) == 3
     said = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", *units],
         capture_output=True,
@@ -212,7 +140,7 @@ def test_the_units_are_what_systemd_takes(machine: Machine) -> None:
         timeout=60,
         check=False,
     )
-    ours = [line for line in said.stderr.splitlines() if "guardrun-example" in line]
+    ours = [line for line in said.stderr.splitlines() if "guardrun-" in line]
     assert (said.returncode, ours) == (0, [])
 
 
@@ -233,17 +161,36 @@ def test_the_service_runs_with_its_credential(machine: Machine) -> None:
     assert not (machine.host.state / "ledger.sqlite3").exists()
 
 
-def test_systemd_gives_the_service_time_to_stop() -> None:
+@pytest.mark.parametrize("name", ["guardrun-example.service", "guardrun-worker.service"])
+def test_systemd_gives_the_service_time_to_stop(name: str) -> None:
     """TimeoutStopSec is more than grace period and recording together; TERM goes to one process."""
-    settings = unit_settings("guardrun-example.service")
+    settings = unit_settings(name)
     found = re.search(r"--kill-after (\d+)s", settings["ExecStart"])
     assert found is not None
     assert int(settings["TimeoutStopSec"].removesuffix("s")) > int(found[1]) + 30
     assert settings["KillMode"] == "mixed"
-    assert settings["SuccessExitStatus"] == "75"
+
+
+def test_a_busy_lock_is_no_failure_of_the_service(machine: Machine) -> None:
+    """The service's busy lock is the code that the unit counts as success."""
+    settings = unit_settings("guardrun-example.service")
+    words = shlex.split(machine.located(settings["ExecStart"]))
+    first = machine.start(words, {"ACT": "read unblocked"})
+    eventually(lambda: machine.ran() == ["make-report"], what="the job is at work")
+    assert machine.run(words, {}).code == int(settings["SuccessExitStatus"])
+    assert finish(first, data=b"\n").code == 0
 
 
 # ---------------------------------------------------------------- CI
+
+
+def ci_steps(name: str) -> list[str]:
+    """What a CI file has a shell execute, step by step."""
+    parsed: dict[str, Any] = yaml.safe_load((EXAMPLES / name).read_text())
+    if name.startswith("github"):
+        return [step["run"] for step in parsed["jobs"]["deploy"]["steps"] if "run" in step]
+    script: list[str] = parsed["deploy"]["script"]
+    return script
 
 
 @pytest.mark.parametrize(
@@ -251,18 +198,32 @@ def test_systemd_gives_the_service_time_to_stop() -> None:
     [("github-actions.yml", "GITHUB_SHA"), ("gitlab-ci.yml", "CI_COMMIT_SHA")],
 )
 def test_a_commit_is_deployed_once(machine: Machine, name: str, variable: str) -> None:
-    """The CI step deploys a commit once, again only after a failure, and another commit as well."""
-    (step,) = re.findall(r"^ *- (?:run: )?(guardrun .*)$", (EXAMPLES / name).read_text(), re.M)
-    write_script(machine.host.root / "deploy.sh", _PROGRAM)
-    path = {"PATH": f"{machine.bin}:/usr/bin:/bin"}
-    words = ["/bin/sh", "-e", "-c", step]
-    assert machine.run(words, {**path, variable: "c0ffee", "ACT": "exit 9"}).code == 9
-    assert machine.run(words, {**path, variable: "c0ffee"}).code == 0
-    assert machine.run(words, {**path, variable: "c0ffee"}).code == 0
-    assert len(machine.ran()) == 2
-    assert machine.run(words, {**path, variable: "beef"}).code == 0
-    assert len(machine.ran()) == 3
-    assert machine.run(words, path).code == 78
+    """A commit is deployed once, and then checked once; what failed is what a retry does."""
+    for script in ("deploy.sh", "check.sh"):
+        write_script(machine.host.root / script, PROGRAM)
+    steps = [step.replace("--backoff 1s..30s", "--backoff 1ms..1ms") for step in ci_steps(name)]
+    assert (len(steps), steps == ci_steps(name)) == (2, False)
+
+    def job(**env: str) -> tuple[int, list[str]]:
+        """How the job ends, as a runner executes it, and what it has executed."""
+        machine.log.unlink(missing_ok=True)
+        for step in steps:
+            words = ["/bin/bash", "-e", "-c", step]
+            code = machine.run(words, {"PATH": f"{machine.bin}:/usr/bin:/bin", **env}).code
+            if code:
+                break
+        return code, machine.ran()
+
+    commit = {variable: "c0ffee"}
+    assert job(**commit, ACT="exit 9") == (9, ["deploy.sh"])
+    failing = "case $0 in *check.sh) exit 7;; esac"
+    assert job(**commit, ACT=failing) == (7, ["deploy.sh", *["check.sh"] * 6])
+    assert job(**commit) == (0, ["check.sh"])
+    assert job(**commit) == (0, [])
+    assert job(**{variable: "beef"}) == (0, ["deploy.sh", "check.sh"])
+    assert job() == (78, [])
+    steps.pop(0)
+    assert job(**{variable: "unborn"}) == (76, [])
 
 
 # ---------------------------------------------------------------- workflow.sh
@@ -308,7 +269,7 @@ def test_a_step_needs_the_one_before_it(machine: Machine) -> None:
 
 def test_the_readme_shows_the_examples() -> None:
     """The crontab line and the unit of the README are those of the examples."""
-    readme = (ROOT / "README.md").read_text()
+    readme = (EXAMPLES.parent / "README.md").read_text()
     assert crontab()["make-report"] in readme
     service = (EXAMPLES / "guardrun-example.service").read_text()
     block = re.search(r"```ini\n(.*?)```", readme, re.S)
