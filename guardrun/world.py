@@ -8,6 +8,7 @@ import time
 from guardrun import cli, identity, kernel, safety
 from guardrun.chance import Chance
 from guardrun.command import Command
+from guardrun.core.policy import NOT_EXECUTED
 from guardrun.errors import StoreUnavailable, ToldToStop
 from guardrun.report.log import Log
 from guardrun.run import Tools, run
@@ -73,7 +74,7 @@ def perform(plan: Plan) -> NoReturn:
     log.close()
     if reports is not None:
         outcome = _tell(reports, outcome)
-    code = _end(outcome, loop)
+    code = _end(outcome, loop, plan.report.to)
     # Everything that matters is closed. What the interpreter would still tidy up takes 6 ms, of
     # the very core on which the next holder of the lock wants to start.
     os._exit(code)
@@ -239,13 +240,15 @@ def start_keeper(
     return link, Bond(term, (wardens,))
 
 
-def _end(outcome: Outcome, loop: Loop) -> int:
+def _end(outcome: Outcome, loop: Loop, log_to: str) -> int:
     """Tell whoever started us how it ended; by the signal, where one is the reason."""
     die_by = outcome.die_by or loop.stop_signal()
     if die_by is not None:
         return cli.die_by(die_by)
     if outcome.exit_code in _OURS and not outcome.attempts and outcome.reason:
         cli.say(outcome.reason)
+    elif log_to == "none" and outcome.reason in NOT_EXECUTED:  # else nobody would ever hear of it
+        cli.say(f"{outcome.run.argv[0]}: {outcome.reason}")
     return outcome.exit_code
 
 

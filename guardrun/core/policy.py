@@ -19,6 +19,7 @@ _CANNOT_EXECUTE, _NOT_FOUND = 126, 127
 _MAX_DOUBLINGS = 1000  # 2.0 ** 1024 is an OverflowError; every cap is reached long before
 
 LEASE_LOST = "the lease, or the key's claim, can no longer be proved to be held"
+NOT_EXECUTED = ("COMMAND is not found", "COMMAND cannot be executed")
 
 
 LOCK_LOST = (
@@ -52,9 +53,9 @@ def judge(ended: Ended, spec: ExecSpec) -> Verdict:
         case "warden_lost":
             return Verdict("interrupted", "the process that watches COMMAND was killed")
         case "not_started" if ended.exit_code == _NOT_FOUND:
-            return Verdict("failed", "COMMAND is not found")
+            return Verdict("failed", NOT_EXECUTED[0])
         case "not_started":
-            return Verdict("failed", "COMMAND cannot be executed")
+            return Verdict("failed", NOT_EXECUTED[1])
     if ended.signal is not None:
         return Verdict("failed", f"ended by {signal_name(ended.signal)}")
     if ended.exit_code in spec.success_codes:

@@ -124,6 +124,15 @@ def test_command_that_cannot_be_executed(host: Host, command: str, code: int) ->
     assert [row["exit_code"] for row in host.rows()] == [code]
 
 
+def test_without_a_log_stderr_says_that_command_is_not_found(host: Host) -> None:
+    """Where there is no log, somebody hears of it all the same, as from every such program."""
+    result = host.run("--log-to", "none", "--", "a-program-nobody-has")
+    said = b"guardrun: a-program-nobody-has: COMMAND is not found\n"
+    assert (result.code, result.stdout, result.stderr) == (127, b"", said)
+    result = host.run("--log-to", "none", "--", "sh", "-c", "exit 127")
+    assert (result.code, result.stdout, result.stderr) == (127, b"", b"")
+
+
 def test_only_command_itself_not_found_is_127(host: Host) -> None:
     """A COMMAND that exits with 127 itself ran, and is recorded as one that ran (#4)."""
     result = host.run("--", "sh", "-c", "exit 127")
