@@ -161,6 +161,16 @@ def test_a_job_that_takes_its_time_to_stop(old: Old) -> None:
     assert (result.code, b"all the same" in result.stdout) == (124, True)
 
 
+def test_a_command_that_is_not_there(old: Old) -> None:
+    """Both lines fail and say why, so that cron has something to mail."""
+    line = "flock -n lock ./missing"
+    new = old.adopt(f"{WHEN}{line}").removeprefix(WHEN)
+    for one in (line, new):
+        result, _ = old.run(one)
+        assert result.code in (69, 126, 127)
+        assert b"./missing" in result.stderr
+
+
 @pytest.mark.usefixtures("held")
 def test_a_wait_that_is_timed_out(old: Old) -> None:
     """A limit in front of flock is for the wait as well."""
