@@ -48,7 +48,9 @@ def replace(original: Original, data: bytes) -> str:
     Raises ``Changed`` and ``OSError``, and has then changed nothing but that a backup may be there.
     """
     if original.path.startswith(f"{_SPOOL}/"):
-        raise UsageError("cron owns this file: crontab -l | guardrun adopt - | crontab -")
+        raise UsageError(
+            "cron owns this file: crontab -l >FILE, then adopt --write FILE, then crontab FILE"
+        )
     if original.status.st_nlink > 1:
         raise UsageError(f"{original.path} has a second name (hard link), which would not change")
     backup = _write_backup(original)

@@ -94,9 +94,7 @@ def _long(spec: Spec, word: str) -> tuple[str, str | None]:
     name, equals, value = word[2:].partition("=")
     known = dict(pair.split("=") for pair in spec.long.split())
     # getopt_long(3) takes what is abbreviated, as long as it is clear.
-    letters = {known[full] for full in known if full == name} or {
-        known[full] for full in known if full.startswith(name)
-    }
+    letters = {known[full] for full in known if full.startswith(name)}
     if len(letters) != 1 or (equals and not letters <= set(spec.valued)):
         raise Unclear(f"{word} is not known here")
     return letters.pop(), value if equals else None

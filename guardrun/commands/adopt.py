@@ -15,7 +15,7 @@ from guardrun.errors import UsageError
 
 _CHANGED_MEANWHILE = 1
 _UNITS = (".service", ".conf")
-_SYSTEM = ("/etc/crontab", "/etc/cron.d/", "/etc/anacrontab")
+_SYSTEM = ("/etc/crontab", "/etc/cron.d/")
 _MARKS = {crontab.CHANGED: "", crontab.LEFT: "left as it is: ", crontab.HINT: "hint: "}
 
 

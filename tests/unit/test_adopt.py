@@ -410,6 +410,12 @@ def test_an_exec_line_that_is_not_understood(line: str, why: str) -> None:
     assert (result.text, why in said(result, LEFT)) == (text, True)
 
 
+def test_marks_before_a_program_stay() -> None:
+    """What a unit says in front of a program, of failures and rights, is said of guardrun then."""
+    result = unit.adopt("[Service]\nExecStart=+-/usr/bin/flock -n /l /bin/job\n", CHOICE)
+    assert result.text == f"[Service]\nExecStart=+-{BUSY}{NEVER}-- /bin/job\n"
+
+
 def test_codes_that_a_unit_reads() -> None:
     """Where settings tell codes apart, only what has the same code is adopted."""
     text = "[Service]\n{}ExecStart=/usr/bin/timeout -k 1 5 /bin/job\n"
