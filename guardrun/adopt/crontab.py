@@ -37,8 +37,10 @@ class Choice(NamedTuple):
 
     program: str
     names: bool
-    unusable_state: Callable[[str | None], str | None]
-    """why a user's state directory could not be made; of ``None``, our own"""
+    unreachable: Callable[[str | None], str | None]
+    """why a user could not execute guardrun; ``None``, for a user, is our own"""
+    stateless: Callable[[str | None], str | None]
+    """why a user's state directory could not be made"""
 
 
 class Result(NamedTuple):
@@ -101,9 +103,11 @@ def _refuse(line: str, choice: Choice, variables: dict[str, str], user: str | No
     for name in variables:
         if _OF_GUARDRUN.fullmatch(name):
             raise Unclear(f"{name}, set above it, would be for guardrun as well: set it behind it")
-    problem = None if "GUARDRUN_STATE_DIR" in variables else choice.unusable_state(user)
+    if problem := choice.unreachable(user):
+        raise Unclear(problem)
+    problem = None if "GUARDRUN_STATE_DIR" in variables else choice.stateless(user)
     if problem:
-        raise Unclear(f"{problem}: set GUARDRUN_STATE_DIR above it to a directory of the user's")
+        raise Unclear(f"{problem}: set GUARDRUN_STATE_DIR above it")
 
 
 def _context(choice: Choice, variables: dict[str, str]) -> Context:

@@ -102,12 +102,14 @@ def _context(settings: list[_Line], choice: Choice) -> Context:
         raise Unclear(f"Type={kind} is about the process that systemd started: which is guardrun")
     environment = " ".join(line.value for line in settings if line.name == "Environment")
     sealed = [name for name in last if name in _SEALED and last[name].lower() not in _OPEN]
+    user = last.get("User") or "root"
+    if problem := choice.unreachable(user):
+        raise Unclear(problem)
     if "GUARDRUN_STATE_DIR=" not in environment:
         mend = "StateDirectory=guardrun with Environment=GUARDRUN_STATE_DIR=/var/lib/guardrun"
         if sealed:
             raise Unclear(f"{sealed[0]}= may take guardrun's state directory away: add {mend}")
-        problem = choice.unusable_state(last.get("User") or "root")
-        if problem:
+        if problem := choice.stateless(user):
             raise Unclear(f"{problem}: add {mend}")
     if re.search(r"(^|[\s\"'])(PYTHON\w*|LD_\w+)=", environment):
         raise Unclear("a variable of Environment= would be for guardrun as well: use env behind it")

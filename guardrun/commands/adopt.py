@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from functools import partial
 
 import click
 
@@ -16,6 +17,8 @@ from guardrun.errors import UsageError
 _CHANGED_MEANWHILE = 1
 _UNITS = (".service", ".conf")
 _SYSTEM = ("/etc/crontab", "/etc/cron.d/")
+_USUAL = ("/usr/local/bin/guardrun", "/usr/bin/guardrun")
+"""where everybody finds it, also after an upgrade"""
 _MARKS = {crontab.CHANGED: "", crontab.LEFT: "left as it is: ", crontab.HINT: "hint: "}
 
 
@@ -52,7 +55,13 @@ def adopt(kind: str, names: bool, program: str | None, write: bool, **given: str
         raise UsageError("--write needs a file; stdin is printed to stdout")
     original = None if path == "-" else file.read(path)
     data = sys.stdin.buffer.read() if original is None else original.data
-    choice = crontab.Choice(program or _program(), names, state.unusable)
+    program = program or _program()
+    if not os.access(program, os.X_OK):
+        problem = f"there is no {program} here: install guardrun there, or name it by --program"
+        if write:
+            raise UsageError(problem)
+        click.echo(f"guardrun: {printable(problem)}", err=True)
+    choice = crontab.Choice(program, names, partial(state.unreachable, program), state.stateless)
     result = _adopted(_kind(kind, path), data.decode("utf-8", "surrogateescape"), choice)
     new = result.text.encode("utf-8", "surrogateescape")
     name = "stdin" if path == "-" else path
@@ -90,4 +99,8 @@ def _kind(kind: str, path: str) -> str:
 
 def _program() -> str:
     """The whole path of guardrun, because cron's PATH and systemd's are short."""
-    return shutil.which("guardrun") or "/usr/local/bin/guardrun"
+    beside = os.path.join(os.path.dirname(sys.executable), "guardrun")
+    for place in (*_USUAL, shutil.which("guardrun"), beside):
+        if place and os.access(place, os.X_OK):
+            return place
+    return _USUAL[0]

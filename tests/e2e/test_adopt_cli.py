@@ -241,12 +241,15 @@ def test_without_write_nothing_is_written(host: Host) -> None:
     """The file is printed as it would be; the explanation goes to stderr, with line numbers."""
     path = tab(host)
     before = path.read_bytes()
-    result = host.run("adopt", "--program", "/g", str(path))
+    result = host.run("adopt", "--program", "/bin/sh", str(path))
     assert result.code == 0
     assert result.stdout == before.replace(
-        b"flock -n /l", b"/g --log-to none --lock-file /l -E 1 --"
+        b"flock -n /l", b"/bin/sh --log-to none --lock-file /l -E 1 --"
     )
     assert result.stderr.startswith(f"{path}:2: flock -n /l".encode())
+    elsewhere = host.run("adopt", "--program", "/missing", str(path))
+    assert (elsewhere.code, b"/missing --log-to none" in elsewhere.stdout) == (0, True)
+    assert elsewhere.stderr.startswith(b"guardrun: there is no /missing here")
     assert (path.read_bytes(), backups(path)) == (before, [])
     assert not host.state.exists()
 
@@ -306,6 +309,7 @@ def test_owner_and_link_are_kept(host: Host) -> None:
         ((".",), 64, "directory"),
         (("--write", "-"), 64, "needs a file"),
         (("--write", "second"), 64, "hard link"),
+        (("--write", "--program", "/missing", "tab"), 64, "there is no /missing"),
         (("--format", "ini", "tab"), 64, "not one of"),
         ((), 64, "missing argument"),
     ],

@@ -20,7 +20,7 @@ from guardrun.config import settle
 from guardrun.errors import UsageError
 from guardrun.options import parse
 
-CHOICE = Choice("G", names=False, unusable_state=lambda _: None)
+CHOICE = Choice("G", names=False, unreachable=lambda _: None, stateless=lambda _: None)
 WHEN = "*/5 * * * * "
 
 
@@ -210,7 +210,7 @@ def test_the_lines_around_it_count() -> None:
 
 def test_a_user_without_a_state_directory() -> None:
     """Where guardrun could not keep its state the line stays, unless somebody says where."""
-    choice = CHOICE._replace(unusable_state=lambda user: f"{user} cannot")
+    choice = CHOICE._replace(stateless=lambda user: f"{user} cannot")
     text = "* * * * * www flock -n /l job"
     result = crontab.adopt(text, choice, system=True)
     assert (result.text, "www cannot" in said(result, LEFT)) == (text, True)
@@ -386,7 +386,7 @@ def test_a_unit_is_adopted() -> None:
 )
 def test_a_unit_that_rules_guardrun_out(more: str, why: str) -> None:
     """A unit whose other settings do not go with guardrun stays as it is."""
-    choice = CHOICE._replace(unusable_state=lambda user: None if user == "root" else "x cannot")
+    choice = CHOICE._replace(stateless=lambda user: None if user == "root" else "x cannot")
     result = unit.adopt(UNIT.format(more=more), choice)
     assert result.text == UNIT.format(more=more)
     assert why in said(result, LEFT)
@@ -467,23 +467,43 @@ def test_what_crontab_owns_is_left_to_crontab(tmp_path: Path) -> None:
         file.replace(original, b"adopted")
 
 
+def entry(uid: int, home: str) -> pwd.struct_passwd:
+    """The user x in the password database."""
+    return pwd.struct_passwd(("x", "x", uid, uid, "", home, "/bin/sh"))
+
+
 def test_users_that_can_have_a_state_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Root can, and who has a home of his own; not who has none, or is not known."""
-
-    def entry(uid: int, home: str) -> pwd.struct_passwd:
-        return pwd.struct_passwd(("x", "x", uid, uid, "", home, "/bin/sh"))
-
-    assert state.unusable("root") is None
-    assert state.unusable("no-such-user") == "the user no-such-user is not known here"
+    assert state.stateless("root") is None
+    assert state.stateless("no-such-user") == "the user no-such-user is not known here"
     uid = os.getuid() or 12345
     if os.getuid() == 0:
         os.chown(tmp_path, uid, uid)
     monkeypatch.setattr(pwd, "getpwnam", lambda _: entry(uid, f"{tmp_path}/not/yet"))
-    assert state.unusable("x") is None
+    assert state.stateless("x") is None
     monkeypatch.setattr(pwd, "getpwnam", lambda _: entry(uid, "/nonexistent"))
-    assert state.unusable("x") == "x cannot make the state directory in /"
+    assert state.stateless("x") == "x cannot make the state directory in /"
+
+
+def test_users_that_can_get_at_guardrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guardrun below a directory that is closed is none for others, nor is a link to it."""
+    (tmp_path / "closed").mkdir(0o700)
+    program, link = tmp_path / "closed" / "guardrun", tmp_path / "link"
+    program.touch(0o755)
+    link.symlink_to(program)
+    monkeypatch.setattr(pwd, "getpwnam", lambda _: entry(os.getuid() + 12345, "/nonexistent"))
+    # Whoever runs the tests may have closed the directories above as well.
+    for path in (program, link):
+        assert "x cannot get at" in (state.unreachable(str(path), "x") or "")
+    assert state.unreachable("/bin/sh", "x") is None
+    monkeypatch.setattr(pwd, "getpwnam", lambda _: entry(0, "/root"))
+    assert state.unreachable(str(program), "root") is None
+    choice = CHOICE._replace(unreachable=lambda user: f"{user} cannot")
+    assert "www cannot" in said(crontab.adopt("* * * * * www chronic j", choice, system=True), LEFT)
+    text = "[Service]\nUser=x\nExecStart=/usr/bin/flock -n /l /bin/job\n"
+    assert "x cannot" in said(unit.adopt(text, choice), LEFT)
 
 
 def test_the_page_shows_what_is_said() -> None:
