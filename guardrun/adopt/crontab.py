@@ -15,7 +15,7 @@ _FIELD = r"[\w*,/?~-]+"
 _WHEN = re.compile(rf"\s*(?:@\w+|{_FIELD}(?:[ \t]+{_FIELD}){{4}})[ \t]+")
 _SHELLS = frozenset({"sh", "dash", "ash", "bash", "ksh", "mksh", "zsh"})
 _OF_GUARDRUN = re.compile(r"PYTHON\w*|LD_\w+")
-_SPLAY = re.compile(r"\bsleep\b[^;&|]*(RANDOM|\bshuf\b|\bjot\b|urandom)")
+_SPLAY = re.compile(r"(?i)\bsleep\b[^;&|]*(rand|\bshuf\b|\bjot\b)")
 _LONGEST = 998
 """bytes of a command that Debian's cron takes"""
 

@@ -175,6 +175,7 @@ def test_what_is_no_prefix_is_not_spoken_of(line: str) -> None:
         ("flock -n /l timeout --preserve-status 9 j", CHANGED, "timeout stays: guardrun has no"),
         ("sleep $((RANDOM \\% 60)); flock -n /l job", HINT, "RANDOM is bash's"),
         ("sleep $(shuf -i 1-60 -n 1) && flock -n /l job", HINT, "--splay 5m"),
+        ("perl -e 'sleep int(rand(9))'; flock -n /l job", HINT, "--splay 5m"),
     ],
 )
 def test_what_changes_is_explained(line: str, kind: str, text: str) -> None:
