@@ -23,7 +23,10 @@ _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _CLOEXEC = os.O_CLOEXEC
 _NONBLOCK = os.O_NONBLOCK
-_TFD_TIMER_ABSTIME = 1
+_TIMER_ABSTIME = 1
+"""the same for timerfd_settime(2) and timer_settime(2)"""
+_SIGEVENT_SIZE = 64
+_SIGEV_SIGNAL = 0
 _SIGINFO_SIZE = 128
 _SI_KERNEL = 0x80
 
@@ -38,7 +41,10 @@ def now() -> float:
 
 
 def _call(name: str, *arguments: object) -> int:
-    result: int = getattr(_libc, name)(*arguments)
+    call = getattr(_libc, name, None)
+    if call is None:  # before glibc 2.34 that is where timer_create is
+        call = getattr(ctypes.CDLL("librt.so.1", use_errno=True), name)
+    result: int = call(*arguments)
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
@@ -161,9 +167,33 @@ class Timer:
         if due == self._due:
             return
         self._due = due
-        if due == float("inf"):
-            seconds, nanoseconds = 0, 0  # disarmed
-        else:
-            seconds, nanoseconds = divmod(max(int(due * 1e9), 1), 1_000_000_000)
-        value = (ctypes.c_long * 4)(0, 0, seconds, nanoseconds)
-        _call("timerfd_settime", self.fd, _TFD_TIMER_ABSTIME, value, None)
+        _call("timerfd_settime", self.fd, _TIMER_ABSTIME, _expiry(due), None)
+
+
+class Fuse:
+    """One moment on CLOCK_BOOTTIME from which on this process does nothing more.
+
+    The kernel kills it then: also when it is stopped, and before it comes to run again. That is what
+    no look at a clock can do before an act, because a process can be stopped between the two. No
+    child inherits it, and none by vfork(2) has it.
+    """
+
+    def __init__(self) -> None:
+        event = ctypes.create_string_buffer(_SIGEVENT_SIZE)  # sigval, signo, notify
+        fields = (ctypes.c_int * 2).from_buffer(event, ctypes.sizeof(ctypes.c_void_p))
+        fields[:] = signal.SIGKILL, _SIGEV_SIGNAL
+        self._timer = ctypes.c_void_p()
+        _call("timer_create", CLOCK_BOOTTIME, event, ctypes.byref(self._timer))
+
+    def set(self, due: float) -> None:
+        """Be killed at ``due``; never, when that is infinite."""
+        _call("timer_settime", self._timer, _TIMER_ABSTIME, _expiry(due), None)
+
+
+def _expiry(due: float) -> ctypes.Array[ctypes.c_long]:
+    """A struct itimerspec for ``due``; what disarms a timer, when that is infinite."""
+    if due == float("inf"):
+        seconds, nanoseconds = 0, 0
+    else:
+        seconds, nanoseconds = divmod(max(int(due * 1e9), 1), 1_000_000_000)
+    return (ctypes.c_long * 4)(0, 0, seconds, nanoseconds)

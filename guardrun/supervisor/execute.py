@@ -100,14 +100,12 @@ def watch(
             nudge, last = max(nudge, now + _NUDGE), max(last, now + _LATE)
         match word:
             case None:
+                # A warden that would start COMMAND after the term is killed by the kernel.
+                cause = "lease_lost" if now >= guard.term_at() else "warden_lost"
                 guard.seize()
                 drain(loop, output, linger=False)
-                return Execution(
-                    Ended(None, None, "told_to_stop" if told else "warden_lost"),
-                    told,
-                    started_at,
-                    now - begun,
-                )
+                cause = "told_to_stop" if told else cause
+                return Execution(Ended(None, None, cause), told, started_at, now - begun)
             case channel.Started(at, clock):
                 started_at, begun, running = at, clock, True
                 log.emit(events.attempt_started(at, number, claim))

@@ -49,6 +49,7 @@ class Warden:
         bond: Bond | None = None,
     ) -> None:
         self._bond = bond
+        self._fuse = None if bond is None else kernel.Fuse()
         self._channel = supervisor
         self._supervisor = supervisor_pidfd
         self._shared_group = group
@@ -177,8 +178,8 @@ class Warden:
         return True
 
     def _spawn(self, order: channel.Spawn, fds: tuple[int, ...]) -> None:
-        now = kernel.now()
-        if self._bond is not None and now >= self._bond.term.start_by:
+        now, start_by = kernel.now(), self._bond.term.start_by if self._bond else _NEVER
+        if now >= start_by:
             for fd in fds:
                 os.close(fd)
             self._channel.send(channel.Over(0, "lease_lost", 0, now))
@@ -187,6 +188,9 @@ class Warden:
         stdio, held = fds[:replaced], _move_up(fds[replaced:])
         group = self._shared_group
         actions = [(os.POSIX_SPAWN_DUP2, fd, to) for fd, to in zip(stdio, order.stdio, strict=True)]
+        # Stopped between that look and the start, it would start COMMAND whenever it is continued,
+        # with nobody left to prevent it when the others have been killed.
+        self._burn(start_by)
         try:
             pid = _execute(
                 order.argv,
@@ -199,6 +203,7 @@ class Warden:
             self._channel.send(channel.NotStarted(error.errno or errno.EINVAL))
             return
         finally:
+            self._burn(_NEVER)
             for fd in (*stdio, *self._held):
                 os.close(fd)
             self._held = held
@@ -210,6 +215,10 @@ class Warden:
         self._kill_due = self._report_due = _NEVER
         self._heard = None
         self._channel.send(channel.Started(time.time(), started))
+
+    def _burn(self, due: float) -> None:
+        if self._fuse is not None:
+            self._fuse.set(due)
 
     def _pass(self, signum: int) -> None:
         if self._main is None or self._state.phase == attempt.OVER:

@@ -264,6 +264,7 @@ class Program(Process):
         self.starved = False
         """its next call for a descriptor or a process fails"""
         self.next_lag = self.world.draw_lag()
+        self._burns = 0
         self._main = main
         self.greenlet = greenlet(self._live, parent=self.world.hub)
         self.world.started(self)
@@ -292,6 +293,20 @@ class Program(Process):
         if self.missed:
             self.missed = False
             self.world.wake(self)
+
+    def burn(self, due: float) -> None:
+        """Be killed at a reading of CLOCK_BOOTTIME, unless another is set by then.
+
+        On a host that is asleep as well: nobody there can tell that from being killed at its end.
+        """
+        self._burns += 1
+        if due != float("inf"):
+            self.world.at(self.host.when(due), self._burnt, self._burns)
+
+    def _burnt(self, burn: int) -> None:
+        if burn == self._burns and not self.dead:
+            self.world.counts["killed before it was too late to start"] += 1
+            self.signal(SIGKILL)
 
     def step(self) -> None:
         """A system call begins: the place where anything may happen to the process."""

@@ -243,10 +243,15 @@ def call(name: str, *arguments: Any) -> int:
         return program.open(TimerFile())
     if name == "timerfd_settime":
         fd, _, value, _ = arguments
-        _, _, seconds, nanoseconds = value
         file = opened(program, fd)
         assert isinstance(file, TimerFile)
-        file.set(program, seconds + nanoseconds / 1e9 if seconds or nanoseconds else float("inf"))
+        file.set(program, _due(value))
+        return 0
+    if name == "timer_create":
+        return 0  # a process has one
+    if name == "timer_settime":
+        _, _, value, _ = arguments
+        program.burn(_due(value))
         return 0
     if name == "signalfd":
         _, mask, _ = arguments
@@ -255,3 +260,9 @@ def call(name: str, *arguments: Any) -> int:
     assert name == "prctl" and arguments[0] == _PR_SET_CHILD_SUBREAPER
     program.subreaper = True
     return 0
+
+
+def _due(value: Sequence[int]) -> float:
+    """The moment in a struct itimerspec."""
+    _, _, seconds, nanoseconds = value
+    return seconds + nanoseconds / 1e9 if seconds or nanoseconds else float("inf")
