@@ -173,15 +173,14 @@ class Timer:
 class Fuse:
     """One moment on CLOCK_BOOTTIME from which on this process does nothing more.
 
-    The kernel kills it then: also when it is stopped, and before it comes to run again. That is what
-    no look at a clock can do before an act, because a process can be stopped between the two. No
-    child inherits it, and none by vfork(2) has it.
+    The kernel kills it then, also when it is stopped, and before it comes to run again. A look at a
+    clock before an act cannot do that: a process can be stopped between the two. No child has it.
     """
 
     def __init__(self) -> None:
         event = ctypes.create_string_buffer(_SIGEVENT_SIZE)  # sigval, signo, notify
         fields = (ctypes.c_int * 2).from_buffer(event, ctypes.sizeof(ctypes.c_void_p))
-        fields[:] = signal.SIGKILL, _SIGEV_SIGNAL
+        fields[0], fields[1] = signal.SIGKILL, _SIGEV_SIGNAL
         self._timer = ctypes.c_void_p()
         _call("timer_create", CLOCK_BOOTTIME, event, ctypes.byref(self._timer))
 
