@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from guardrun.core.lease import Lease
 
 _NEVER = float("inf")
+_LEAST = 3.0
+"""s in which a keeper has loaded its drivers, and has an answer or none to its first renewal"""
 _TERM, _KILL, _HALF, _OVERDUE = range(4)
 _ROW = 4
 
@@ -45,6 +47,14 @@ class Row:
         """Write down when the keeper will have done something next, if anything is held."""
         if self.term_at != _NEVER:
             self._page[_OVERDUE] = overdue_at
+
+    def begin_anew(self, now: float, most: float) -> None:
+        """Write down when a keeper that starts now will have done something, if anything is held.
+
+        After ``most`` seconds; sooner, while there is yet time for another one to renew.
+        """
+        left = self.term_at - now
+        self.show_life(now + (min(most, max(_LEAST, left / 2)) if left > 0 else most))
 
     def lose(self, now: float) -> None:
         """It is not held any more, and that is certain."""
@@ -124,10 +134,10 @@ class Term:
         """The lock is lost, and COMMAND runs on all the same."""
         return self.lock.term_at if self.lock not in self._binding else _NEVER
 
-    def show_life(self, overdue_at: float) -> None:
-        """Write down when the keeper will have done something next."""
+    def begin_anew(self, now: float, most: float) -> None:
+        """Write down when a keeper that starts now will have done something."""
         for row in self._kept:
-            row.show_life(overdue_at)
+            row.begin_anew(now, most)
 
     @property
     def executed(self) -> int:

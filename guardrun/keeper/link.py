@@ -31,9 +31,12 @@ it shows that: one question may take it a second when there is none left (``hold
 _SLOW_LINK = 64 * 1024
 """bytes a second"""
 _MOST = 5
-"""keepers in a row that may die young: then it is not an accident, and there are no more"""
+"""keepers in a row that may die young: then it is no accident, and every other one has to wait"""
 _YOUNG = 60.0
 """s"""
+_REST = 10.0
+"""s until the next one then: what kills them (want of memory, a driver and its server) may pass
+before COMMAND has ended and its outcome wants to be recorded"""
 _PARTING = 0.1
 """s that a keeper with nothing left to do has to end: what looks after its run next, an outer
 guardrun say, should not find it still there"""
@@ -71,20 +74,29 @@ class Link:
         self._end: channel.Channel | None = None
         self._pidfd = -1
         self._deaths = 0
+        self._rests_until = float("-inf")
+        """there is to be no keeper before that"""
+        self._refusal = ""
         self._started_at = 0.0
         self._serial = 0
         self._working = False
         self._fault = "it was killed"
 
     def start(self) -> None:
-        """Fork a keeper; raises StoreUnavailable when there have been too many."""
-        if self._deaths >= _MOST:
-            raise StoreUnavailable(f"the keeper ended {self._deaths} times: {self._fault}")
+        """Fork a keeper; raises StoreUnavailable when there have been too many lately."""
+        if kernel.now() < self._rests_until:
+            raise StoreUnavailable(self._refusal)
+        # Whatever happens to this one: the term that the last one wrote down stands, and the warden
+        # acts on it.
+        self.term.begin_anew(kernel.now(), _ANSWER)
         held, place = self.held, self.place
+        ends: tuple[channel.Channel, ...] = ()
         try:
-            ours, theirs = channel.pair(messages.KINDS)
+            ends = ours, theirs = channel.pair(messages.KINDS)
             pid = kernel.fork(lambda: self._become_keeper(theirs, held, place))
         except OSError as error:
+            for end in ends:
+                end.close()
             raise StoreUnavailable(f"the keeper cannot be started: {error.strerror}") from error
         theirs.close()
         self._started_at = kernel.now()
@@ -93,6 +105,7 @@ class Link:
             self._pidfd = os.pidfd_open(pid)
         except OSError as error:
             os.kill(pid, signal.SIGKILL)  # our own child, and not reaped yet
+            ours.close()
             raise StoreUnavailable(f"the keeper cannot be watched: {error.strerror}") from error
         self._end = ours
         self._working = False
@@ -195,6 +208,7 @@ class Link:
     def release(self) -> None:
         """Tell the keeper that the run is over; do not wait for what it still has to tell."""
         end, self._end = self._end, None
+        self._rest("the run is over", _NEVER)
         if end is None:
             return
         end.send(messages.Release())
@@ -223,12 +237,31 @@ class Link:
 
     def overdue_at(self) -> float:
         """When ``check`` has something to do."""
-        return self.term.overdue_at if self._end is not None else _NEVER
+        if self._end is not None:
+            return self.term.overdue_at
+        return self._rests_until if self._is_needed() else _NEVER
 
     def check(self) -> None:
         """Replace a keeper that is stopped or stuck; the new one renews what the old one held."""
-        if kernel.now() >= self.overdue_at():
+        if kernel.now() < self.overdue_at():
+            return
+        if self._end is not None:
             self._replace(_STUCK)
+        else:
+            self._restart()
+
+    def _is_needed(self) -> bool:
+        return self.held is not None or self.place is not None
+
+    def _restart(self) -> None:
+        """Have a keeper for what is held; when there can be none, who asks next is told."""
+        try:
+            self.start()
+        except StoreUnavailable as error:
+            self._rest(str(error), max(self._rests_until, kernel.now() + _LOOK))
+
+    def _rest(self, refusal: str, until: float) -> None:
+        self._refusal, self._rests_until = refusal, until
 
     def _living(self) -> channel.Channel:
         if self._end is None:
@@ -255,6 +288,9 @@ class Link:
         if fault != _STUCK:
             young = kernel.now() < self._started_at + _YOUNG
             self._deaths = self._deaths + 1 if young else 1
+            if self._deaths >= _MOST:
+                often = f"the keeper ended {self._deaths} times: {fault}"
+                self._rest(often, kernel.now() + _REST)
         if self._end is not None:
             self._end.close()
             self._end = None
@@ -268,10 +304,5 @@ class Link:
             pass
         os.close(self._pidfd)
         self._pidfd = -1
-        # Whatever happens to this one: the term it wrote down stands, and the warden acts on it.
-        self.term.show_life(kernel.now() + _ANSWER)
-        if self.held is not None or self.place is not None:
-            try:
-                self.start()
-            except StoreUnavailable:
-                pass  # who asks next is told
+        if self._is_needed():
+            self._restart()

@@ -121,7 +121,8 @@ class Loop(ABC):
         log = self._log.interests()
         interests = [*wanted, *log]
         if keeper is not None:
-            interests.append((keeper.fileno(), select.POLLIN))
+            if keeper.fileno() >= 0:
+                interests.append((keeper.fileno(), select.POLLIN))
             due = min(due, keeper.overdue_at())
         ready, signals = self._poll(interests, due)
         if keeper is not None:
@@ -137,9 +138,9 @@ class Loop(ABC):
         """Sleep until one of the descriptors is ready, a signal has come, or ``due``."""
 
     def _tended(self, wanted: Sequence[tuple[int, int]]) -> Tended | None:
-        """The keeper, unless it is not there, or is what the caller waits for."""
+        """The keeper, unless it is what the caller waits for."""
         keeper = self.keeper
-        if keeper is None or keeper.fileno() < 0:
+        if keeper is None:
             return None
         return None if any(fd == keeper.fileno() for fd, _ in wanted) else keeper
 

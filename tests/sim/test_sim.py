@@ -14,13 +14,19 @@ import pytest
 
 from guardrun.keeper.keeper import Keeper
 from guardrun.keeper.lease_proxy import LeaseProxy
+from guardrun.model import LeaseRequest, Outcome, Recorded, Run
 from guardrun.warden import tree
 
 from . import descriptors, report, syscalls
+from .faults import Faults
 from .install import REPLACED, installed
 from .schedule import Played, play
 
 ROOT = Path(__file__).parents[2]
+_TERM_IS_OVER = 70.0
+"""s; longer than every ttl that is drawn"""
+_TOO_MANY = 5
+"""keepers in a row that end by an error"""
 
 
 def played(seeds: range) -> list[Played]:
@@ -97,6 +103,77 @@ def test_killed_when_it_is_to_be_continued(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(stand_in, "pidfd_send_signal", late)
     assert [one.violations for one in played(range(60)) if one.violations] == []
+
+
+@pytest.mark.parametrize("left_alone", [None, "supervisor", "backstop", "keeper"])
+def test_stopped_between_the_look_at_the_term_and_the_start(
+    monkeypatch: pytest.MonkeyPatch, left_alone: str | None
+) -> None:
+    """Whoever else is killed: a warden that is continued after the term does not start COMMAND."""
+    stand_in = type(syscalls.OS)
+    spawn = stand_in.posix_spawnp
+
+    def late(self: Any, *words: Any, **how: Any) -> int:
+        warden = descriptors.current()
+        if warden.run.me.job_id == "run1" and not warden.run.executions:
+            for one in warden.run.programs:
+                if one.role not in ("warden", left_alone):
+                    one.signal(signal.SIGKILL)
+            warden.signal(signal.SIGSTOP)
+            warden.world.after(_TERM_IS_OVER, warden.signal, signal.SIGCONT)
+        return int(spawn(self, *words, **how))
+
+    monkeypatch.setattr(stand_in, "posix_spawnp", late)
+    schedules = played(range(40))
+    assert [one.violations for one in schedules if one.violations] == []
+    killed = sum(one.counts["killed before it was too late to start"] for one in schedules)
+    assert (killed > 0) == (left_alone != "backstop")  # which ends a stopped warden itself
+
+
+def test_keepers_that_die_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What kills five of them over an outcome costs neither that nor the key, once it is over."""
+    finish, deaths = Keeper._finish, Counter[object]()
+
+    def dying(self: Keeper, outcome: Outcome, due: float) -> Recorded:
+        run = descriptors.current().run
+        deaths[run] += 1
+        if deaths[run] <= _TOO_MANY:
+            raise RuntimeError("unexpected words")
+        return finish(self, outcome, due)
+
+    monkeypatch.setattr(Keeper, "_finish", dying)
+    monkeypatch.setattr(Faults, "_guarded", lambda *_: None)  # that is trouble enough
+    monkeypatch.setattr(Faults, "lay_trap", lambda *_: None)
+    assert [one.violations for one in played(range(40)) if one.violations] == []
+    assert max(deaths.values()) > _TOO_MANY
+
+
+def test_a_keeper_that_is_stopped_when_it_has_just_replaced_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is replaced itself while there is time to renew what the first one held."""
+    serve, renew = Keeper.serve, Keeper._renew_place
+    seen: set[tuple[object, str]] = set()
+
+    def once(what: str, signum: int) -> None:
+        program = descriptors.current()
+        if (program.run, what) not in seen:
+            seen.add((program.run, what))
+            syscalls.OS.kill(program.pid, signum)
+
+    def dying(self: Keeper) -> bool:
+        renewed = renew(self)
+        once("renews", signal.SIGKILL)
+        return renewed
+
+    def stopping(self: Keeper, run: Run | None, place: LeaseRequest | None) -> None:
+        if place is not None:
+            once("takes up", signal.SIGSTOP)
+        serve(self, run, place)
+
+    monkeypatch.setattr(Keeper, "_renew_place", dying)
+    monkeypatch.setattr(Keeper, "serve", stopping)
+    assert [one.violations for one in played(range(150)) if one.violations] == []
 
 
 def test_the_real_world_comes_back() -> None:

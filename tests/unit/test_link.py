@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import select
 from collections.abc import Collection, Iterator, Sequence
 
 import pytest
@@ -13,6 +15,7 @@ from guardrun.errors import StoreUnavailable
 from guardrun.keeper import messages
 from guardrun.keeper.keeper import Stores, Terms
 from guardrun.keeper.link import Link
+from guardrun.model import Run
 from guardrun.term import Term
 
 TTL = 60.0
@@ -27,6 +30,17 @@ class Idle:
 
     def check(self) -> None:
         """Go on."""
+
+
+class Patient(Idle):
+    """Waits, for what it is told to alone."""
+
+    def pause(self, fds: Sequence[int], due: float) -> Collection[int]:
+        """Until one of them is readable, or ``due``."""
+        poll = select.poll()
+        for fd in fds:
+            poll.register(fd, select.POLLIN)
+        return [fd for fd, _ in poll.poll(max(due - kernel.now(), 0.0) * 1000)]
 
 
 @pytest.fixture
@@ -79,3 +93,53 @@ def test_a_fresh_lease_is_not_renewed_first(
     """With more than half of it left nobody is asked, and COMMAND does not wait."""
     monkeypatch.setattr(Link, "ask", None)
     assert link(held_since(0.4 * TTL), tether).assure(Idle())
+
+
+def test_keepers_that_die_young_get_a_rest_and_not_the_end(
+    monkeypatch: pytest.MonkeyPatch, tether: channel.Channel
+) -> None:
+    """After five in a row there is none for ten seconds; what killed them may be over by then."""
+
+    def broken() -> Stores:
+        raise RuntimeError("unexpected words")
+
+    spare: set[int] = set()
+    terms = Terms(TTL, 10.0, "stop")
+    ours = Link(tether, Term(), broken, terms, False, random.Random(1), spare)
+
+    def ask() -> str:
+        with pytest.raises(StoreUnavailable) as told:
+            ours.ask(Patient(), "store", messages.Renew(), kernel.now() + TTL)
+        return str(told.value)
+
+    assert [ask() for _ in range(5)] == ["the keeper is gone: RuntimeError: unexpected words"] * 5
+    assert ask() == "the keeper ended 5 times: RuntimeError: unexpected words"
+    assert len(spare) == 5
+    now = kernel.now
+    monkeypatch.setattr(kernel, "now", lambda: now() + 10.0)
+    assert ask() == "the keeper is gone: RuntimeError: unexpected words"
+    assert ask() == "the keeper ended 6 times: RuntimeError: unexpected words"
+    assert len(spare) == 6
+    for pid in spare:
+        os.waitpid(pid, 0)
+
+
+def test_a_keeper_that_was_refused_is_looked_after(
+    monkeypatch: pytest.MonkeyPatch, tether: channel.Channel
+) -> None:
+    """One that could not be started is tried again for what is held, until the run is over."""
+    ours = link(held_since(0.0), tether)
+    ours.held = Run("run", "job", "me", "here", "me", 1, ("true",), "f", 0.0)
+    now = kernel.now()
+    monkeypatch.setattr(kernel, "now", lambda: now)
+
+    def full(_body: object) -> int:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(kernel, "fork", full)
+    ours.check()
+    assert ours.overdue_at() == now + 1.0
+    with pytest.raises(StoreUnavailable, match="cannot be started: Resource temporarily"):
+        ours.start()
+    ours.release()
+    assert ours.overdue_at() == float("inf")

@@ -75,11 +75,26 @@ def test_with_warn_a_lost_lock_stops_nothing() -> None:
 def test_only_who_holds_something_can_be_overdue() -> None:
     """A sign of life is written down where there is something to lose."""
     term = Term()
-    term.show_life(1000.0)
+    term.claim.show_life(1000.0)
+    term.begin_anew(1000.0, 12.0)
     assert term.overdue_at == NEVER
     term.claim.extend(granted(1000.0), 1020.0, 1000.1)
-    term.show_life(1033.0)
+    term.claim.show_life(1033.0)
     assert term.overdue_at == 1033.0
+
+
+@pytest.mark.parametrize(
+    ("ttl", "age", "grace"),
+    [(60.0, 20.0, 12.0), (10.0, 1.0, 3.525), (10.0, 2.5, 3.0), (10.0, 9.0, 12.0)],
+)
+def test_a_new_keeper_has_no_longer_than_leaves_time_for_another(
+    ttl: float, age: float, grace: float
+) -> None:
+    """Half of what is left of the term, where that is short; once it is over there is no hurry."""
+    term = Term()
+    term.lock.extend(Lease(ttl, 1000.0, 10.0), 1000.0 + ttl, 1000.1)
+    term.begin_anew(1000.0 + age, 12.0)
+    assert term.overdue_at == pytest.approx(1000.0 + age + grace)
 
 
 def test_nothing_starts_under_what_is_lost() -> None:
