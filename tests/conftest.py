@@ -6,13 +6,13 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import servers
-from support import Host, alive, kill, marker
+from support import Host, alive, compile_library, kill, marker
 
 # How long something takes on a busy machine says nothing about the code.
 hypothesis.settings.register_profile(
@@ -43,6 +43,17 @@ def database_url() -> Iterator[str]:
     url = servers.database(servers.postgres_url())
     yield url
     servers.drop_database(url)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Callable[[str, str], Path]:
+    """Makes a library for LD_PRELOAD, of this name, from C source."""
+    if shutil.which("cc") is None:
+        text = "no cc found: apt install gcc"
+        if os.environ.get("CI"):
+            pytest.fail(text, pytrace=False)
+        pytest.skip(text)
+    return lambda name, source: compile_library(tmp_path, name, source)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from campaign import Campaign, inspect, work_off
 from campaign_faults import FAULTS, LONG, strike
 from lease_fuzz import Arena
 from lease_stores import STORES, lock_name
-from support import Host, alive, marker
+from support import Host, alive, compile_library, marker
 
 _LONG = 120.0
 """s for the fleet from which on there is time for faults that outlast a claim"""
@@ -172,7 +172,9 @@ def kill_at_random(part: Part, tally: Tally) -> None:
 
 def break_leases(part: Part, tally: Tally) -> None:
     """Runs under leases in every store: stores, networks, clocks and processes fail."""
-    library = lease_faults.skewing_library(part.root) if shutil.which("cc") else None
+    library = None
+    if shutil.which("cc"):
+        library = compile_library(part.root, "skew", lease_faults.SKEWED)
     drawn = [*LEASE_FAULTS, *(SKEWED if library else ())]
     for number, rng in enumerate(part.rounds()):
         scenario = rng.choice(drawn)

@@ -441,6 +441,14 @@ def write_script(path: Path, text: str) -> Path:
     return path
 
 
+def compile_library(place: Path, name: str, source: str) -> Path:
+    """Make C source a library for LD_PRELOAD; needs cc."""
+    code, library = place / f"{name}.c", place / f"{name}.so"
+    code.write_text(source)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, code], check=True)
+    return library
+
+
 def words(values: Sequence[object]) -> list[str]:
     """The values as words of a command line."""
     return [str(value) for value in values]

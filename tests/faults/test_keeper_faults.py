@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -104,6 +104,19 @@ def test_keepers_that_keep_dying_do_not_end_command(fleet: FleetHost) -> None:
     assert "outcome_spooled" in result.events
     assert fleet.run("flush").code == 0
     assert [row["result"] for row in fleet.rows()] == ["lease_lost"]
+
+
+def test_after_keepers_that_keep_dying_there_is_another(fleet: FleetHost) -> None:
+    """What kills them may be over: one more is tried while COMMAND runs, and renews the claim."""
+    process = fleet.hold("--key", "k", "--claim-ttl", "60s")
+    until, last = fleet.key("k")["claim_until"], 0
+    for _ in range(5):
+        last = keeper(process, other_than=last)
+        os.kill(last, signal.SIGKILL)
+    assert keeper(process, other_than=last)
+    eventually(lambda: fleet.key("k")["claim_until"] > until, 15, "a renewal by the last keeper")
+    assert finish(process).code == 0
+    assert fleet.key("k")["state"] == "succeeded"
 
 
 def test_with_supervisor_and_keeper_killed_the_key_stays_held(
@@ -209,3 +222,36 @@ def test_keepers_that_are_stuck_again_and_again_are_replaced_without_end(fleet: 
     assert keeper(process, other_than=last)
     assert finish(process).code == 0
     assert fleet.key("k")["state"] == "succeeded"
+
+
+_STOPS = """\
+#include <signal.h>
+
+int posix_spawnp() {
+    for (;;) raise(SIGSTOP);
+}
+"""
+"""For LD_PRELOAD: who is about to start a program is stopped, and again when it is continued; the
+kernel does that with a process group whose last parent has died."""
+
+
+def test_a_warden_that_is_stopped_before_the_start(
+    fleet: FleetHost, library: Callable[[str, str], Path]
+) -> None:
+    """Between its look at the term and the start, with all others killed: COMMAND never starts."""
+    stops = library("stops", _STOPS)
+    process = fleet.start(
+        *("--key", "k", *SHORT, "--", str(fleet.job)), env={"LD_PRELOAD": str(stops)}
+    )
+    processes = family(process.pid)
+    warden = processes.pop("warden")
+    eventually(lambda: status(warden).get("State", "")[:1] == "T", 20, "a warden that is stopped")
+    until = fleet.key("k")["claim_until"]
+    for pid in processes.values():
+        os.kill(pid, signal.SIGKILL)
+    try:
+        eventually(lambda: status(warden).get("State", "Z")[0] in "ZX", 15, "the warden's end")
+    finally:
+        kill(warden)
+    assert time.time() < until.timestamp()
+    assert fleet.executions() == []

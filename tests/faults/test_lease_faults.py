@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
 import statistics
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -374,7 +372,7 @@ def forget(site: Site, runs: list[Case]) -> None:
 # ---------------------------------------------------------------- hosts whose clocks are wrong
 
 
-_SKEWED = """\
+SKEWED = """\
 #define _GNU_SOURCE
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -426,22 +424,9 @@ All other clocks are right. What waits for a moment on CLOCK_BOOTTIME by then, w
 
 
 @pytest.fixture
-def skewing(tmp_path: Path) -> Path:
+def skewing(library: Callable[[str, str], Path]) -> Path:
     """The library that gives a process wrong clocks."""
-    if shutil.which("cc") is None:
-        text = "no cc found: apt install gcc"
-        if os.environ.get("CI"):
-            pytest.fail(text, pytrace=False)
-        pytest.skip(text)
-    return skewing_library(tmp_path)
-
-
-def skewing_library(place: Path) -> Path:
-    """Compile it there."""
-    source, library = place / "skew.c", place / "skew.so"
-    source.write_text(_SKEWED)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
-    return library
+    return library("skew", SKEWED)
 
 
 def test_hosts_whose_clocks_are_wrong(campaign: Campaign, skewing: Path) -> None:

@@ -77,6 +77,44 @@ MUTANTS = (
         simulated=True,
     ),
     Mutant(
+        "a new keeper has longer than is left",
+        "guardrun/term.py",
+        "        self.show_life(now + (min(most, max(_LEAST, left / 2)) if left > 0 else most))\n",
+        "        self.show_life(now + most)\n",
+        "One that is stopped right at its start is taken for busy until the lease has lapsed.",
+        (
+            "tests/unit/test_term.py::test_a_new_keeper_leaves_time_for_another[10.0-1.0-3.525]",
+            "tests/sim/test_sim.py::test_a_keeper_that_is_stopped_when_it_has_just_replaced_another",
+        ),
+        simulated=True,
+    ),
+    Mutant(
+        "no keeper after five that died",
+        "guardrun/keeper/link.py",
+        "                self._rest(often, kernel.now() + _REST)\n",
+        "                self._rest(often, _NEVER)\n",
+        "What killed them is over when COMMAND ends, and nobody is there to record its outcome: "
+        "the key is held for its whole --claim-ttl.",
+        (
+            "tests/unit/test_link.py::test_keepers_that_die_young_get_a_rest_and_not_the_end",
+            "tests/sim/test_sim.py::test_keepers_that_die_again_and_again",
+        ),
+        simulated=True,
+    ),
+    Mutant(
+        "the look at the term and the start are two steps",
+        "guardrun/warden/warden.py",
+        "        self._burn(start_by)\n",
+        "",
+        "A warden that is stopped between them starts COMMAND when it is continued, under a lease "
+        "that is another's by then.",
+        (
+            "tests/sim/test_sim.py::test_stopped_between_the_look_at_the_term_and_the_start[None]",
+            f"{_KEEPER}::test_a_warden_that_is_stopped_before_the_start",
+        ),
+        simulated=True,
+    ),
+    Mutant(
         "started on the last of a lease",
         "guardrun/keeper/link.py",
         "        if kernel.now() < self.term.half_at:\n            return True\n",

@@ -87,9 +87,7 @@ def test_only_who_holds_something_can_be_overdue() -> None:
     ("ttl", "age", "grace"),
     [(60.0, 20.0, 12.0), (10.0, 1.0, 3.525), (10.0, 2.5, 3.0), (10.0, 9.0, 12.0)],
 )
-def test_a_new_keeper_has_no_longer_than_leaves_time_for_another(
-    ttl: float, age: float, grace: float
-) -> None:
+def test_a_new_keeper_leaves_time_for_another(ttl: float, age: float, grace: float) -> None:
     """Half of what is left of the term, where that is short; once it is over there is no hurry."""
     term = Term()
     term.lock.extend(Lease(ttl, 1000.0, 10.0), 1000.0 + ttl, 1000.1)
