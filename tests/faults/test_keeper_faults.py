@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -239,15 +239,9 @@ def test_a_warden_that_is_stopped_before_the_start(
     fleet: FleetHost, library: Callable[[str, str], Path]
 ) -> None:
     """Between its look at the term and the start, with all others killed: COMMAND never starts."""
-    stops = library("stops", _STOPS)
-    process = fleet.start(
-        *("--key", "k", *SHORT, "--", str(fleet.job)), env={"LD_PRELOAD": str(stops)}
-    )
-    processes = family(process.pid)
-    warden = processes.pop("warden")
-    eventually(lambda: status(warden).get("State", "")[:1] == "T", 20, "a warden that is stopped")
+    _, processes, warden = stopped_before_the_start(fleet, library)
     until = fleet.key("k")["claim_until"]
-    for pid in processes.values():
+    for pid in processes:
         os.kill(pid, signal.SIGKILL)
     try:
         eventually(lambda: status(warden).get("State", "Z")[0] in "ZX", 15, "the warden's end")
@@ -255,3 +249,31 @@ def test_a_warden_that_is_stopped_before_the_start(
         kill(warden)
     assert time.time() < until.timestamp()
     assert fleet.executions() == []
+
+
+def test_a_run_whose_warden_is_stopped_before_the_start(
+    tmp_path: Path, library: Callable[[str, str], Path]
+) -> None:
+    """With its supervisor alive and the ledger frozen it ends as it is: the claim was lost, 74."""
+    with servers.Postgres.start() as server:
+        host = fleet_host(tmp_path / "one", server.url)
+        process, _, _ = stopped_before_the_start(host, library, "--record-wait", "1s")
+        server.pause()
+        result = finish(process)
+        assert result.code == 74, result
+        assert "lease_lost" in result.events
+        assert host.executions() == []
+        server.resume()
+
+
+def stopped_before_the_start(
+    host: FleetHost, library: Callable[[str, str], Path], *options: str
+) -> tuple[subprocess.Popen[bytes], Collection[int], int]:
+    """A run whose warden is stopped, and stays so; its other processes, and that one."""
+    stops = str(library("stops", _STOPS))
+    words = ("--key", "k", *SHORT, *options, "--", str(host.job))
+    process = host.start(*words, env={"LD_PRELOAD": stops})
+    processes = family(process.pid)
+    warden = processes.pop("warden")
+    eventually(lambda: status(warden).get("State", "")[:1] == "T", 20, "a warden that is stopped")
+    return process, processes.values(), warden
