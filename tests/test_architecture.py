@@ -13,13 +13,14 @@ from support import Host
 
 ROOT = Path(__file__).parent.parent / "guardrun"
 
-VALUES = {"errors", "lean", "model", "units"}
+VALUES = {"errors", "lean", "lean_import", "model", "units"}
 SYSTEM = {"kernel", "safety", "blocking", "outlet", "digest", "chance"}
 """thin wrappers of kernel calls, without a will of their own"""
 
 MAY_IMPORT = {
     "errors": set(),
     "lean": set(),
+    "lean_import": set(),
     "model": {"lean"},
     "units": {"errors", "lean", "model"},
     "digest": set(),

@@ -9,11 +9,11 @@ fence, which grows all the same, tells them apart. That is what ``fence_durable`
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
+from guardrun.digest import sha1
 from guardrun.errors import ConfigError
 from guardrun.locks import lua
 from guardrun.locks.lean_redis import exceptions
@@ -248,7 +248,7 @@ class _Script:
 
     def __init__(self, verb: str) -> None:
         self.text = lua.script(verb)
-        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self.sha = sha1(self.text.encode()).hexdigest()
 
 
 class _Place:

@@ -8,7 +8,10 @@ import sys
 import pytest
 import servers
 
-_CLIENTS = "{'redis.asyncio', 'redis.client', 'redis.cluster', 'redis.commands'}"
+_NOT_NEEDED = {
+    *("asyncio.events", "asyncio.base_events", "hashlib", "importlib.metadata"),
+    *("redis.asyncio", "redis.client", "redis.cluster", "redis.commands"),
+}
 
 
 def python(code: str, *words: str) -> str:
@@ -37,7 +40,7 @@ assert two.release(second, due) and not two.holders(lock, due)
 for url in ("redis://:x@127.0.0.1:1", "rediss://127.0.0.1:1", "redis+sentinel://127.0.0.1:1/s"):
     with contextlib.suppress(StoreUnavailable):
         RedisLeases(url).renew(first, due)
-print({_CLIENTS} & set(sys.modules))
+print({_NOT_NEEDED} & set(sys.modules))
 """
     assert python(code, servers.redis_url()) == "set()\n"
 
@@ -63,6 +66,12 @@ assert redis.RedisError is exceptions.RedisError
 assert redis.asyncio.Redis and redis.__version__
 assert "__getattr__" not in vars(redis)
 client.from_url(sys.argv[1]).ping()
+import asyncio
+async def ping(): return await redis.asyncio.from_url(sys.argv[1], protocol=protocol).ping()
+for protocol in (2, 3):
+    assert asyncio.run(ping())
+assert "__getattr__" not in vars(asyncio)
+assert redis.utils.metadata.version("redis") == redis.__version__
 try:
     redis.nonsense
 except AttributeError as error:
