@@ -248,6 +248,8 @@ class Waiting(NamedTuple):
     """
     reason: str | None = None
     """what keeps the lock taken, where that is no run"""
+    ahead: int | None = None
+    """how many wait before us, where that is known; 2 stands for more as well"""
 
 
 class Place(NamedTuple):

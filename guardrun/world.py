@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from guardrun.keeper.keeper import Stores
     from guardrun.keeper.link import Link
+    from guardrun.keeper.stores import Stores
     from guardrun.ledger.spool import Spool
     from guardrun.model import Outcome, Plan, Run
     from guardrun.ports import Lock, Rng, RunLedger
@@ -188,7 +188,7 @@ def keeper_of(
     lease_url = None if plan.lock is None else plan.lock.lease_url
     if lease_url is None and not _is_remote(ledger_url):
         return None, None
-    from guardrun.keeper.keeper import Stores
+    from guardrun.keeper.stores import Stores
     from guardrun.locks.stores import is_session_bound, open_leases
 
     def connect() -> Stores:  # called in the keeper, so that only it loads the drivers
@@ -223,8 +223,8 @@ def start_keeper(
 ) -> tuple[Link, Bond]:
     """Start the keeper of whatever ``connect`` opens, and tie COMMAND's life to it."""
     from guardrun import channel
-    from guardrun.keeper.keeper import Terms
     from guardrun.keeper.link import Link
+    from guardrun.keeper.stores import Terms
     from guardrun.term import Bond, Term
 
     on_lease_loss = "stop" if plan.lock is None else plan.lock.on_lease_loss

@@ -24,14 +24,14 @@ from guardrun.errors import GuardrunError, StoreUnavailable
 from guardrun.keeper import messages
 from guardrun.keeper.holding import Holding, spared
 from guardrun.keeper.insist import UNASKED, insist
-from guardrun.lean import NamedTuple
+from guardrun.keeper.turn import Turn
 from guardrun.model import Claim, Grant, Recorded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from guardrun.ledger.spool import Spool
+    from guardrun.keeper.stores import Stores, Terms
     from guardrun.model import LeaseRequest, Outcome, Refusal, Run, Waiting
     from guardrun.ports import LeaseStore, RemoteLedger, Rng
     from guardrun.term import Term
@@ -43,27 +43,6 @@ _FIRST_WORD = 1.0
 """s that the ledger has the keeper's ear before the lock is given back"""
 _LAST_WORD = 60.0
 """s to record what the supervisor could not wait for, or its own death kept it from"""
-
-
-class Stores(NamedTuple):
-    """What a keeper works with; at least one of ledger and leases."""
-
-    ledger: RemoteLedger | None
-    spool: Spool | None
-    leases: LeaseStore | None
-    together: bool
-    """leases and ledger are one database, and use one connection: outcome and release are one
-    transaction"""
-
-
-class Terms(NamedTuple):
-    """How long what is held lasts."""
-
-    claim_ttl: float
-    """s"""
-    grace: float
-    """s that COMMAND has to tidy up when it is lost"""
-    on_lease_loss: str
 
 
 class Keeper:
@@ -96,6 +75,8 @@ class Keeper:
         """the place that is held, or waited for, or may be ours without our hearing of it"""
         self._place: Holding | None = None
         self._idle_at = _NEVER
+        # Where lock and ledger are one, what wakes us is what we claim by.
+        self._turn = Turn(None if stores.together else stores.ledger)
 
     def serve(self, run: Run | None, place: LeaseRequest | None) -> None:
         """Work until released, or until the supervisor is gone and all is told.
@@ -148,7 +129,9 @@ class Keeper:
 
     def _idle(self) -> None:
         self._idle_at = _NEVER
-        if self._stores.ledger is not None and not self._stores.together:
+        if self._turn.is_near():
+            self._idle_at = self._turn.ready_until
+        elif self._stores.ledger is not None and not self._stores.together:
             self._stores.ledger.idle()
         leases = self._stores.leases
         if leases is not None:
@@ -165,6 +148,7 @@ class Keeper:
         match message:
             case messages.Question(serial, asked, due):
                 self._supervisor.send(self._answer(serial, asked, due))
+                self._turn.get_ready()
             case messages.Note(run, key):
                 try:
                     self._begin(messages.Begin(run, key), kernel.now() + UNASKED)
@@ -193,8 +177,11 @@ class Keeper:
         self, asked: object, due: float
     ) -> Grant | Waiting | Claim | Refusal | Recorded | bool | tuple[bytes, bytes] | None:
         match asked:
-            case messages.Acquire(wanted, wait):
-                return self._acquire(wanted, wait, due)
+            case messages.Acquire(wanted, wait, claims):
+                said = self._acquire(wanted, wait, due)
+                if wait and claims:
+                    self._turn.look(said)
+                return said
             case messages.Give():
                 return self._give(due)
             case messages.Begin():
@@ -275,12 +262,14 @@ class Keeper:
         return given
 
     def _forget_place(self) -> None:
+        self._turn.end()
         self._wanted = self._place = None
         self._term.lock.clear()
 
     # ------------------------------------------------------------ the run in the ledger
 
     def _begin(self, asked: messages.Begin, due: float) -> Claim | Refusal:
+        self._turn.end()
         if self._stores.spool is not None:
             self._stores.spool.flush(self._ledger, self._spared(due))
         sent_at = kernel.now()

@@ -98,7 +98,7 @@ class LeaseProxy:
         self._link.await_work(self._waiter, kernel.now() + patience)
         while True:
             waits = kernel.now() < due
-            acquire = messages.Acquire(wanted, waits)
+            acquire = messages.Acquire(wanted, waits, run.key is not None or bool(run.needs))
             answer = self._insist(acquire, kernel.now() + patience)
             if isinstance(answer, Grant):
                 self._link.place = wanted

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from guardrun.keeper.keeper import Stores, Terms
+    from guardrun.keeper.stores import Stores, Terms
     from guardrun.model import LeaseRequest, Run
     from guardrun.ports import Rng, Waiter
     from guardrun.term import Term

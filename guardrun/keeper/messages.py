@@ -43,6 +43,8 @@ class Acquire(NamedTuple):
     wanted: LeaseRequest
     wait: bool
     """a no means to be in the queue"""
+    claims: bool
+    """COMMAND will wait for the ledger's word as well"""
 
 
 class Give(NamedTuple):

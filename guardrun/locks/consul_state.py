@@ -102,4 +102,5 @@ def waiting(state: State, delayed: set[int]) -> Waiting:
     kept = [one.detail for one in state.taken.values() if one.session]
     runs = any(one is None or not one.released for one in kept)
     reason = None if runs or not (lost or kept) else DELAYED if lost else HELD_BACK
-    return Waiting(holders(state), _DELAY_PASSES if lost else _ASK_AGAIN, reason)
+    ahead = 0 if state.ahead == 0 else None
+    return Waiting(holders(state), _DELAY_PASSES if lost else _ASK_AGAIN, reason, ahead)

@@ -78,6 +78,8 @@ class _State(NamedTuple):
     """of the entries before mine so many as there are places; without one of my own: of all"""
     before: Record | None
     """the one right before mine"""
+    waiters: int
+    """before mine; 2 stands for more as well"""
     holds: list[Record]
 
     def taken(self) -> dict[str, Record]:
@@ -137,9 +139,9 @@ class EtcdLeases:
                 return Waiting(_holders(state), _ASK_SOON)
             else:
                 awaits = target(wanted.lock, wanted.slots, state.before)
-                after = state.revision + 1
-                missed = self._watches.begin(wanted.token, awaits, after, due)
-                return Waiting(_holders(state), _AT_ONCE if missed else _ASK_AGAIN)
+                missed = self._watches.begin(wanted.token, awaits, state.revision + 1, due)
+                again = _AT_ONCE if missed else _ASK_AGAIN
+                return Waiting(_holders(state), again, ahead=state.waiters)
             state = self._read(wanted, due)
 
     def leave(self, wanted: LeaseRequest, due: float) -> None:
@@ -220,9 +222,8 @@ class EtcdLeases:
 
         The fence rises with that: every change of the cluster has a revision of its own.
         """
-        ends = [delete(key(lock, kind, token)) for kind in (ENTRY, ALIVE, HOLD)]
-        ended = deleted(self._session.transact(due, lock, [], ends))
-        self._revoke(ended, due)
+        all_its = [delete(key(lock, kind, token)) for kind in (ENTRY, ALIVE, HOLD)]
+        self._revoke(ended := deleted(self._session.transact(due, lock, [], all_its)), due)
         return bool(ended)
 
     def idle(self) -> None:
@@ -251,7 +252,7 @@ class EtcdLeases:
         reads = [
             get(key(lock, ENTRY, wanted.token)),
             {"request_range": entries | {"sort_order": "ASCEND", "limit": wanted.slots + 1}},
-            {"request_range": entries | {"sort_order": "DESCEND", "limit": 2}},
+            {"request_range": entries | {"sort_order": "DESCEND", "limit": 3}},
             all_of(key(lock, HOLD)),
         ]
         asked_at = kernel.now()
@@ -268,12 +269,14 @@ class EtcdLeases:
             self._seats[wanted.token] = _Seat(mine.created, asked_at if fresh else 0.0)
             if not fresh:  # others came behind it, and were read as well
                 return self._read(wanted, due)
-        behind = [one for one in last if one.token != wanted.token]
+        before = [one for one in last if one.token != wanted.token][:2] if mine else []
+        places = {one.token for one in first[: wanted.slots]}
         return _State(
             int(said["header"]["revision"]),
             mine,
             [one for one in first if one.token != wanted.token][: wanted.slots],
-            behind[0] if behind and mine is not None else None,
+            before[0] if before else None,
+            sum(one.token not in places for one in before),
             holds,
         )
 

@@ -154,7 +154,7 @@ def ask(
         "slots": wanted.slots,
     }
     (said,) = decide(session, due, scheme, wanted.lock, "acquire", values, known)
-    fence, since, agreed, slots, pause, awaited, owners, job_ids, moments = said
+    fence, since, agreed, slots, pause, ahead, awaited, owners, job_ids, moments = said
     if fence is not None:
         return Grant(wanted.lock, fence, since), awaited
     if not agreed:
@@ -163,7 +163,7 @@ def ask(
             "all users of a lock must give the same number"
         )
     holders = zip(owners, job_ids, moments, strict=True)
-    return Waiting(tuple(Holder(*holder) for holder in holders), pause), awaited
+    return Waiting(tuple(Holder(*holder) for holder in holders), pause, ahead=ahead), awaited
 
 
 def decide(

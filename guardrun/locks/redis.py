@@ -179,11 +179,11 @@ class RedisLeases:
         if kind == b"ours":
             fence, since = said
             return Grant(wanted.lock, int(fence), int(since) / 1e6)
-        ask_again, *places = said
+        ask_again, ahead, *places = said
         holders = tuple(
             Holder(place.owner, place.job_id, place.since) for place in map(_Place, places)
         )
-        return Waiting(holders, max(int(ask_again) / 1e6, 0.0))
+        return Waiting(holders, max(int(ask_again) / 1e6, 0.0), ahead=ahead)
 
     def _held(self, lock: str, answer: list[Any]) -> tuple[Place, ...]:
         slots, *told = answer

@@ -33,6 +33,10 @@ _PATIENCE = 30.0
 """s for a call that is due later than that"""
 STATEMENT = 5.0
 """s that one statement may take at most, unless it is known to take longer"""
+_TRUSTED = 1.0
+"""s after its last answer that a connection is taken for a good one"""
+_SILENT = 1.0
+"""s to find out whether it still is"""
 _IDLE_IN_TRANSACTION = 10.0
 """s until the server ends a transaction that a frozen client left open"""
 
@@ -55,6 +59,8 @@ class Session:
         self._failed: Connection | None = None
         """one that does not answer, and is not closed yet"""
         self._pid = 0
+        self._used_at = 0.0
+        """when it was last heard from (CLOCK_BOOTTIME)"""
         self._bell = -1
         self._poll: select.epoll | None = None
         self.channel = f"guardrun_{os.urandom(8).hex()}"
@@ -74,7 +80,15 @@ class Session:
         return self._open is not None
 
     def connect(self, due: float) -> None:
-        """Be connected. Raises ``StoreUnavailable``."""
+        """Be connected; one that has been silent for a while is asked first.
+
+        Raises ``StoreUnavailable``.
+        """
+        if self._open is not None and kernel.now() > self._used_at + _TRUSTED:
+            if answers(self._open, min(due, kernel.now() + _SILENT)):
+                self._used_at = kernel.now()
+            else:
+                self.close_connection()
         self._connection(min(due, kernel.now() + _PATIENCE))
 
     def transact(
@@ -102,6 +116,7 @@ class Session:
                 connection.execute(_SQL["commit"])
             found = [cursor.fetchall() if cursor.description else [] for cursor in cursors]
             ((self._pid, self.fsync, *_),) = known.fetchall()
+            self._used_at = kernel.now()
             self._hear(connection)
         except psycopg.Error as error:
             # In whatever state it is: after an error nobody relies on it.
@@ -198,6 +213,7 @@ class Session:
             fresh.add_notify_handler(lambda _: self._ring())
             self._watch().register(fresh.pgconn.socket, select.EPOLLIN)
             self._open = fresh
+            self._used_at = kernel.now()
         return self._open
 
     def _watch(self) -> select.epoll:

@@ -319,6 +319,27 @@ print(most)
 
 
 class TestQueue:
+    def test_who_is_next(self, leases: Leases) -> None:
+        """Whoever waits is told how many wait before it; of more than it knows of nothing is said.
+
+        Two stands for more as well.
+        """
+        holder, *stores = [leases.open() for _ in range(4)]
+        lock = lock_name()
+        first, *waiting = [request(lock) for _ in range(4)]
+        granted(holder.acquire(first, False, due()))
+        told = [
+            busy(store.acquire(one, True, due())).ahead
+            for store, one in zip(stores, waiting, strict=True)
+        ]
+        # Consul's waiters know no more than the one before them.
+        assert told == ([0, None, None] if leases.kind == "consul" else [0, 1, 2])
+        assert holder.release(first, due())
+        await_grant(stores[0], waiting[0])
+        assert busy(stores[1].acquire(waiting[1], True, due())).ahead == 0
+        stores[1].leave(waiting[1], due())
+        assert busy(stores[2].acquire(waiting[2], True, due())).ahead == 0
+
     def test_in_order(self, ordered: Leases) -> None:
         """Waiters get the lock in the order they came, and nobody overtakes them."""
         holder, *stores = [ordered.open() for _ in range(4)]

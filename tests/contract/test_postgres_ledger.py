@@ -30,6 +30,7 @@ from guardrun.errors import ConfigError, StoreOutdated, StoreUnavailable
 from guardrun.ledger.postgres import PostgresLedger
 from guardrun.ledger.rows import CUT_OFF
 from guardrun.model import FOREVER, Attempt, Budget, Captured, KeySpec, Run
+from guardrun.postgres import session
 from guardrun.postgres.schema import SCHEMA, Migration, migrate, pending
 
 DAY = 86400.0
@@ -1042,6 +1043,22 @@ def test_a_terminated_connection_is_replaced(store: PostgresStore) -> None:
     with pytest.raises(StoreUnavailable):
         ledger.finish(ended(run, claim))
     assert ledger.finish(ended(run, claim))
+
+
+def test_a_silent_connection_is_asked_before_it_is_relied_on(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was made while the run waited may have ended: getting ready finds out."""
+    ledger = store.open()
+    ledger.prepare(due())
+    monkeypatch.setattr(session, "_TRUSTED", -1.0)
+    ledger.prepare(due())
+    store.sql(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE application_name = 'guardrun' AND datname = current_database()"
+    )
+    ledger.prepare(due())
+    claimed(ledger.begin(make_run("k"), K))
 
 
 def test_no_connection_is_kept(store: PostgresStore) -> None:

@@ -311,6 +311,32 @@ def test_a_ledger_that_hangs_does_not_cost_the_lease(apart: Apart, lock: str) ->
     assert apart.fleet.places(lock) == ()
 
 
+def test_whose_turn_is_near_has_the_ledger_ready(apart: Apart, lock: str) -> None:
+    """Of the queue the first two with a key have a connection to it; nobody behind them has one."""
+
+    def connections() -> int:
+        query = (
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name = 'guardrun'"
+        )
+        return len(ask(apart.url, query))
+
+    words = (*LEASE, "--lock", lock, "-w", "1m")
+    holder = apart.host.hold(*words, "--key", "first")
+    waiting = []
+    for number, key in enumerate([(), ("--key", "a"), ("--key", "b"), ("--key", "c")], start=1):
+        waiting.append(apart.host.start(*words, *key, "--", apart.host.job))
+        apart.fleet.queued(lock, number)
+    eventually(lambda: connections() == 1, 20, "the connection of the second")
+    waiting.pop(0).terminate()
+    eventually(lambda: connections() == 2, 20, "the connection of who is second now")
+    let_go(holder)
+    for one in waiting:
+        result = finish(one)
+        assert (result.code, result.finished["result"]) == (0, "success"), result
+    eventually(lambda: connections() == 0, 20, "no connection")
+
+
 @pytest.mark.parametrize("ttls", [("10s", "15m"), ("10s", "10s")], ids=["lease", "both"])
 def test_the_lease_lasts_until_the_outcome_is_kept(
     apart: Apart, lock: str, ttls: tuple[str, str]

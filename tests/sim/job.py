@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from guardrun import run as running
 from guardrun.command import Command
-from guardrun.keeper.keeper import Stores
 from guardrun.keeper.lease_proxy import LeaseProxy
 from guardrun.keeper.ledger_proxy import LedgerProxy
+from guardrun.keeper.stores import Stores
 from guardrun.ledger.spool import Spool
 from guardrun.model import Event, Outcome, Plan, Run
 from guardrun.supervisor.guard import Guard

@@ -13,8 +13,8 @@ from guardrun import channel, kernel
 from guardrun.core.lease import Lease
 from guardrun.errors import StoreUnavailable
 from guardrun.keeper import messages
-from guardrun.keeper.keeper import Stores, Terms
 from guardrun.keeper.link import Link
+from guardrun.keeper.stores import Stores, Terms
 from guardrun.model import Run
 from guardrun.term import Term
 

@@ -4,7 +4,7 @@
 --       how long a waiter counts as alive, when it is to ask again at the latest,
 --       how many holders to tell of
 -- Answer: "ours", fence, since | "slots", the number that is agreed
---         | "busy", when to ask again, the places that are taken
+--         | "busy", when to ask again, how many wait before it, the places that are taken
 
 local token, detail, slots = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local ttl, hold, waits, channel = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1', ARGV[7]
@@ -58,7 +58,7 @@ if not rank or rank < slots then
   if place[2] then ask_again = math.min(ask_again, tonumber(place[2]) - now) end
 end
 
-local answer = {'busy', digits(ask_again)}
+local answer = {'busy', digits(ask_again), rank or redis.call('ZCARD', QUEUE)}
 for _, member in ipairs(redis.call('ZRANGE', HELD, 0, most - 1)) do
   local place = read(member)
   if place then table.insert(answer, place.stored) end

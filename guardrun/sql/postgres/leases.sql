@@ -122,7 +122,7 @@ WITH moment AS MATERIALIZED (
            channel = excluded.channel, backend = excluded.backend, offered = false
 )
 SELECT said.fence, extract(epoch FROM said.since)::float8, agreed.yes, state.slots,
-       greatest(pause.seconds, %(late)s)::float8,
+       greatest(pause.seconds, %(late)s)::float8, state.ahead,
        EXISTS (SELECT FROM queue WHERE token <> %(token)s),
        ARRAY (SELECT owner FROM taken ORDER BY since, slot LIMIT 10),
        ARRAY (SELECT job_id FROM taken ORDER BY since, slot LIMIT 10),
