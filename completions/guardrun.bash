@@ -135,6 +135,10 @@ __guardrun_know() {
             options='--names --lease-url --ledger-url --config --help'
             valued='--names --lease-url --ledger-url --config' after=
             ;;
+        adopt)
+            options='--format --names --program --write --ledger-url --config --help'
+            valued='--format --program --ledger-url --config' after=
+            ;;
     esac
 }
 
@@ -144,7 +148,7 @@ __guardrun_value() {
         *:--job)
             __guardrun_names jobs
             ;;
-        *:--lock-file | *:--config | *:--textfile)
+        *:--lock-file | *:--config | *:--textfile | *:--program)
             __guardrun_files
             ;;
         *:--scope)
@@ -205,8 +209,11 @@ __guardrun_value() {
         *:--state)
             __guardrun_offer 'running succeeded expired failed interrupted'
             ;;
-        *:--names)
+        completion:--names)
             __guardrun_offer 'jobs keys locks runs'
+            ;;
+        *:--format)
+            __guardrun_offer 'auto user system unit'
             ;;
     esac
 }
@@ -231,6 +238,9 @@ __guardrun_argument() {
             ;;
         completion:1)
             __guardrun_offer 'bash zsh fish'
+            ;;
+        adopt:1)
+            __guardrun_files
             ;;
     esac
 }
@@ -332,11 +342,12 @@ _guardrun() {
             migrate) __guardrun_walk migrate 2 ;;
             doctor) __guardrun_walk doctor 2 ;;
             completion) __guardrun_walk completion 2 ;;
+            adopt) __guardrun_walk adopt 2 ;;
             *) __guardrun_walk run 1 ;;
         esac
     else
         local named
-        mapfile -t named < <(compgen -W 'run history show why locks unlock keys stats metrics dead rerun each flush prune migrate doctor completion' -- "$cur")
+        mapfile -t named < <(compgen -W 'run history show why locks unlock keys stats metrics dead rerun each flush prune migrate doctor completion adopt' -- "$cur")
         __guardrun_walk run 1
         COMPREPLY=("${named[@]}" "${COMPREPLY[@]}")
     fi

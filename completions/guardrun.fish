@@ -31,7 +31,7 @@ function __guardrun_place
             argparse -s ledger-url= config= help -- $words[3..] 2>/dev/null
             set -q argv[1]; and echo 'rerun options'; or echo rerun
             return
-        case history show why locks unlock stats metrics dead flush prune migrate doctor completion
+        case history show why locks unlock stats metrics dead flush prune migrate doctor completion adopt
             echo $words[2]
             return
     end
@@ -101,6 +101,7 @@ complete -c guardrun -n __guardrun_first -a prune -d 'Delete old runs and keys; 
 complete -c guardrun -n __guardrun_first -a migrate -d 'Create the schema guardrun in the Postgres of ledger and leases, or bring it up to date.'
 complete -c guardrun -n __guardrun_first -a doctor -d 'Look at configuration, stores, directories, spool and crontabs; say what to do.'
 complete -c guardrun -n __guardrun_first -a completion -d 'Print the completion for a shell, as it was installed.'
+complete -c guardrun -n __guardrun_first -a adopt -d 'Print a crontab or a unit file with guardrun for flock, timeout and chronic.'
 
 complete -c guardrun -n '__guardrun_at options "rerun options"' -l job -x -a '(__guardrun_names jobs)' -d 'What the run is called in the ledger, logs and metrics'
 complete -c guardrun -n '__guardrun_at options "rerun options"' -s c -l command -x -d 'Run /bin/sh -c STRING; further words are an error'
@@ -317,3 +318,11 @@ complete -c guardrun -n '__guardrun_at completion' -l lease-url -x -d 'Ask this 
 complete -c guardrun -n '__guardrun_at completion' -l ledger-url -x -a 'none:' -d 'Use this ledger'
 complete -c guardrun -n '__guardrun_at completion' -l config -r -F -d 'Use this configuration file'
 complete -c guardrun -n '__guardrun_at completion' -l help -d 'Show what the subcommand takes, and exit'
+complete -c guardrun -n '__guardrun_at adopt' -F
+complete -c guardrun -n '__guardrun_at adopt' -l format -x -a 'auto user system unit' -d 'A user\'s crontab, one of the system\'s (a user stands before the command), or a unit file'
+complete -c guardrun -n '__guardrun_at adopt' -l names -d 'Named locks (--lock) instead of locks on the same files (--lock-file): with fencing tokens and owners, but per user, and not those of scripts that still call flock'
+complete -c guardrun -n '__guardrun_at adopt' -l program -r -F -d 'What guardrun is called'
+complete -c guardrun -n '__guardrun_at adopt' -l write -d 'Change FILE itself, beside a backup FILE.bak-TIME'
+complete -c guardrun -n '__guardrun_at adopt' -l ledger-url -x -a 'none:' -d 'Use this ledger'
+complete -c guardrun -n '__guardrun_at adopt' -l config -r -F -d 'Use this configuration file'
+complete -c guardrun -n '__guardrun_at adopt' -l help -d 'Show what the subcommand takes, and exit'
