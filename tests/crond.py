@@ -32,7 +32,7 @@ mount --bind empty /etc/cron.d
 mount --bind crontab /etc/crontab
 mount --bind pam /etc/pam.d
 mount --bind sbin /usr/sbin
-exec cron -f
+exec "$@"
 """
 
 _SENDMAIL = """#!/bin/sh
@@ -75,10 +75,7 @@ def _children(pid: int) -> list[int]:
 @contextlib.contextmanager
 def crond(root: Path, crontab: str, variables: Mapping[str, str]) -> Iterator[Crond]:
     """Run a user's crontab, every line of it once, whenever it should run."""
-    _need_cron()
-    place = root / "crond"
-    for name in ("spool", "empty", "pam", "sbin", "mail"):
-        (place / name).mkdir(parents=True)
+    place = _place(root)
     lines = "".join(f"{name}={value}\n" for name, value in variables.items())
     lines += "".join(
         line
@@ -89,16 +86,14 @@ def crond(root: Path, crontab: str, variables: Mapping[str, str]) -> Iterator[Cr
     tab = place / "spool" / "root"
     tab.write_text(lines)
     tab.chmod(0o600)
-    (place / "crontab").touch()
-    (place / "pam/cron").write_text(_PAM)
     write_script(place / "sbin/sendmail", _SENDMAIL.format(mail=place / "mail"))
     cron = shutil.which("cron", path="/usr/sbin:/usr/bin")
     assert cron
     shutil.copy(cron, place / "sbin/cron")
     process = subprocess.Popen(
-        [*_ALONE, "sh", "-c", _INSIDE],
+        [*_ALONE, "sh", "-c", _INSIDE, "sh", "cron", "-f"],
         cwd=place,
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        env=_ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -110,6 +105,33 @@ def crond(root: Path, crontab: str, variables: Mapping[str, str]) -> Iterator[Cr
         process.wait()
 
 
+def installed(root: Path, crontab: bytes) -> bytes:
+    """What ``crontab -l`` prints after ``crontab -`` has taken this; fail where it does not."""
+    place = _place(root)
+    said = subprocess.run(
+        [*_ALONE, "sh", "-c", _INSIDE, "sh", "sh", "-c", "crontab - && crontab -l"],
+        cwd=place,
+        env=_ENVIRONMENT,
+        input=crontab,
+        capture_output=True,
+        check=False,
+    )
+    assert said.returncode == 0, said
+    return said.stdout
+
+
+def _place(root: Path) -> Path:
+    """Make what is mounted over the machine's own. Skip where that cannot be."""
+    _need_cron()
+    place = root / "crond"
+    for name in ("spool", "empty", "pam", "sbin", "mail"):
+        (place / name).mkdir(parents=True)
+    (place / "crontab").touch()
+    (place / "pam/cron").write_text(_PAM)
+    return place
+
+
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 _ALONE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 

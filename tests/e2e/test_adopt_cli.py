@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from crond import crond
+from crond import crond, installed
 from machine import Machine
 from support import Host, Result, write_script
 
@@ -219,6 +219,13 @@ MAILTO = "root"
     assert {"first", "second % third"} < set(before[0])
     assert before[1] == ["out\nerr\n"]
     assert happens("after", adopted) == before
+
+
+def test_crontab_takes_what_is_printed(old: Old) -> None:
+    """crontab(1) takes an adopted crontab as it is, byte for byte."""
+    lines = "".join(f"{WHEN}{line}\n" for line in LINES)
+    text = old.adopt(f"# mine\nMAILTO=root\n\n@daily true\n{lines}").encode()
+    assert installed(old.host.root, text).endswith(text)
 
 
 # ---------------------------------------------------------------- files
