@@ -428,5 +428,30 @@ MUTANTS = (
         ("tests/unit/test_spool.py::test_a_ledger_that_goes_down_keeps_the_rest",),
         crashes=("--role", "supervisor", "--every", "4", "sqlite, from the spool"),
     ),
+    # ------------------------------------------------------------ adoption
+    Mutant(
+        "adopted into a lock of another kind",
+        "guardrun/adopt/layers.py",
+        '        layers.lock = [f"--lock-file {path.raw}"]\n',
+        '        layers.lock = [f"--lock {path.raw}"]\n',
+        "The script that is not adopted yet runs beside the line that is.",
+        ("tests/e2e/test_adopt_cli.py::test_both_exclude_each_other",),
+    ),
+    Mutant(
+        "adopted limit not for the wait",
+        "guardrun/adopt/layers.py",
+        "layers.limit_is_first = limit, layers.lock is None\n",
+        "layers.limit_is_first = limit, False\n",
+        "A line that gave up after five minutes waits for its lock for ever.",
+        ("tests/unit/test_adopt.py::test_a_limit_before_the_lock_is_for_the_wait",),
+    ),
+    Mutant(
+        "adopted over somebody else's change",
+        "guardrun/adopt/file.py",
+        "        _refuse_changed(original)\n",
+        "",
+        "What an admin saved while adopt was at work is gone.",
+        ("tests/unit/test_adopt.py::test_a_file_that_was_changed_meanwhile_is_left",),
+    ),
 )
 """In every one of them ``new`` is right at first sight."""

@@ -74,10 +74,6 @@ NEVER = "-k 36500d "
         ("timeout 0 job", NONE + "-- job"),
         ("timeout 9 timeout 5 job", NONE + f"-t 9 {NEVER}-- timeout 5 job"),
         ("timeout 9 flock -n /l job", BUSY + f"-t 9 {NEVER}-- job"),
-        (
-            "timeout 9 flock /l job",
-            NONE + f"--lock-file /l --wait forever --deadline 9 {NEVER}-- job",
-        ),
         ("flock /l timeout 9 job", NONE + f"--lock-file /l --wait forever -t 9 {NEVER}-- job"),
         ("flock -n /l timeout 9 chronic j", BUSY + f"-t 9 {NEVER}--output on-failure -- j"),
         ("chronic job", NONE + "--output on-failure -- job"),
@@ -103,6 +99,12 @@ def test_a_prefix_becomes_options(old: str, new: str) -> None:
     result = adopted(old)
     assert result.text == new
     assert said(result, LEFT) == ""
+
+
+def test_a_limit_before_the_lock_is_for_the_wait() -> None:
+    """Where a lock is waited for behind a limit, that limit is for the whole run."""
+    wanted = NONE + f"--lock-file /l --wait forever --deadline 9 {NEVER}-- job"
+    assert adopted("timeout 9 flock /l job").text == wanted
 
 
 @pytest.mark.parametrize(
