@@ -118,9 +118,9 @@ def installed(venv: Path, python: str, what: str) -> None:
     """Install into this environment, which is made if it isn't there; skip without an index."""
     if not venv.exists():
         call(python, "-m", "venv", "--without-pip", venv, cwd=venv.parent)
-    pip = (sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python"))
+    pip = (sys.executable, "-m", "pip", "--python", str(venv / "bin" / "python"), "--quiet")
     done = subprocess.run(
-        [*pip, "install", "--quiet", "--no-compile", "--retries", "1", what],
+        [*pip, "install", "--no-compile", "--retries", "1", what],
         cwd=venv.parent,
         capture_output=True,
         text=True,
@@ -131,7 +131,12 @@ def installed(venv: Path, python: str, what: str) -> None:
         assert not os.environ.get("CI"), done.stderr
         pytest.skip("no package index can be reached")
     assert done.returncode == 0, done.stderr
-    assert call(*pip, "check", cwd=venv.parent) == "No broken requirements found.\n"
+
+
+def complete(venv: Path) -> None:
+    """What is installed there has all that it says it needs."""
+    check = (sys.executable, "-m", "pip", "--python", venv / "bin" / "python", "check")
+    assert call(*check, cwd=venv.parent) == "No broken requirements found.\n"
 
 
 def works(host: Host, venv: Path, version: str) -> None:
@@ -146,11 +151,17 @@ def works(host: Host, venv: Path, version: str) -> None:
     assert (venv / "share/man/man1/guardrun.1").is_file()
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of the tree."""
+    return build(repository(tmp_path_factory.mktemp("built") / "tree"), "wheel")
+
+
 @pytest.mark.parametrize("python", list(_pythons()))
-def test_installed_on(python: str, tree: Path, host: Host) -> None:
+def test_installed_on(python: str, wheel: Path, host: Host) -> None:
     """A fresh environment of every Python that is here gets the wheel and runs a job."""
-    wheel = build(tree, "wheel")
     installed(host.root / "venv", python, str(wheel))
+    complete(host.root / "venv")
     works(host, host.root / "venv", wheel.name.split("-")[1])
 
 
