@@ -72,14 +72,14 @@ HELP = {
     "Sentry's.",
     "config": "Read this configuration file instead of the usual ones.",
     "dry-run": "Print what would happen as JSON, touch nothing.",
+    "help": "Show this, and exit.",
+    "version": "Show the version, and exit.",
     "parallel": "Run at most N items at a time.",
     "null": "Items end with a NUL byte, not with a newline.",
     "jsonl": "Items are JSON objects, one a line; {item.a.b} is a field.",
     "halt-after": "Take no new items after N failures.",
     "keep-order": "Write what items write in the order of the input.",
     "tag": "Put the item and a tab before every line that it writes.",
-    "help": "Show this, and exit.",
-    "version": "Show the version, and exit.",
 }
 
 _INTRODUCTION = (

@@ -202,8 +202,8 @@ MUTANTS = (
     Mutant(
         "keeper does not tell of its supervisor's death",
         "guardrun/keeper/keeper.py",
-        "                break\n        self._tell_the_rest()\n",
-        "                break\n",
+        "                dead.add(received[0].warden)\n        self._tell_the_rest()\n",
+        "                dead.add(received[0].warden)\n",
         "The key stays held for its whole --claim-ttl though nothing of COMMAND is alive.",
         ("tests/e2e/test_postgres_run.py::test_a_killed_run_frees_its_key_at_once",),
         crashes=("--role", "supervisor", "--every", "4", "postgres"),
@@ -328,7 +328,7 @@ MUTANTS = (
     # ------------------------------------------------------------ the ledger
     Mutant(
         "missing BEGIN IMMEDIATE",
-        "guardrun/ledger/sqlite.py",
+        "guardrun/ledger/sqlite_writer.py",
         '        db.execute("BEGIN IMMEDIATE")\n',
         '        db.execute("BEGIN")\n',
         "A transaction that reads first and writes later fails with SQLITE_BUSY_SNAPSHOT when "

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from guardrun.errors import UsageError
 from guardrun.help import HELP
-from guardrun.options import FILE_ONLY, OPTIONS, Option, parse
+from guardrun.options import EACH, FILE_ONLY, OPTIONS, Option, parse
 
 WORDS = st.lists(st.text(st.characters(exclude_characters="\0"), max_size=12), max_size=6)
 
@@ -27,7 +27,7 @@ def message(*words: str) -> str:
 
 def test_every_option_has_a_help_text_and_every_help_text_an_option() -> None:
     """The table and the texts name the same options, in the same order."""
-    assert list(HELP) == list(OPTIONS)
+    assert list(HELP) == [*OPTIONS, *(option.name for option in EACH)]
 
 
 def test_short_names_are_unique() -> None:
