@@ -18,7 +18,7 @@ from guardrun.lean import NamedTuple
 from guardrun.supervisor.loop import Loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from guardrun.pool.commits import Commits
     from guardrun.report.log import Log
@@ -49,6 +49,7 @@ class Hub:
         self._unread: list[kernel.Signal] = []
         self._commits: Commits | None = None
         self._passed_over = 0
+        self._told = False
 
     def start(self, body: Callable[[], None]) -> None:
         """Begin something that will wait now and then; what it raises is the pool's end."""
@@ -60,13 +61,20 @@ class Hub:
             self._parked.append((getcurrent(), until))
             self._main.switch()
 
+    def tell(self, loops: Iterable[ItemLoop], taken: kernel.Signal) -> None:
+        """Let some items hear of a signal: the next ``wait`` wakes them at once."""
+        for loop in loops:
+            loop.told.append(taken)
+            self._told = True
+
     def wait(self, interests: Sequence[tuple[int, int]], due: float) -> Woken:
         """Wait as a loop does, for the pool itself, while its items go on.
 
         Also returns, with nothing, when an item has done something.
         """
         busy = self._commits is not None and self._commits.waiting()
-        found, ready = self._poll(interests, 0.0 if busy else due)
+        found, ready = self._poll(interests, 0.0 if busy or self._told else due)
+        self._told = False
         woken = self._go_on(found)
         if busy and self._commits is not None:
             self._passed_over += 1

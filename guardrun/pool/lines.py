@@ -81,11 +81,13 @@ class Pen:
         self._rest = memoryview(b"")
         self._owner: object = None
         self._free = Gate(is_open=True)
+        self.broken = False
+        """nothing can be written there any more"""
         self._outlet: Outlet | None = None
         try:
             self._outlet = open_outlet(number)
         except OSError:  # closed since we started
-            pass
+            self.broken = True
 
     def fileno(self) -> int:
         """Readable while nobody is in the middle of a line, and all before is written."""
@@ -128,17 +130,11 @@ class Pen:
                 self._rest = self._rest[self._outlet.write(self._rest) :]
         except BlockingIOError:
             pass
-        except OSError:  # nobody will ever read it: as of any pipe's end, items find out
-            self._outlet.close()  # type: ignore[union-attr]
-            self._outlet = None
-        if self._outlet is None:
+        except OSError:  # items find out by their own writes, as they would without us
+            self.broken = True
+        if self._outlet is None or self.broken:
             self._rest = memoryview(b"")
         self._free.turn(not self._rest and self._owner is None)
-
-    @property
-    def broken(self) -> bool:
-        """Whether nothing can be written there any more."""
-        return self._outlet is None
 
 
 class Turn:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _NEVER = float("inf")
 _LOST = 74
+_STDOUT = 1
 _KEPT = 64 << 20
 """bytes of output of items that are not to be written yet; then no new ones are taken"""
 _BEHIND = 10_000
@@ -102,7 +103,11 @@ class Pool:
     def _closed(self) -> bool:
         """Whether no new items are to be taken."""
         stopped = self.told is not None or self.fault is not None or self._lock_is_gone()
-        return stopped or self.counts.failed >= self._spec.halt_after
+        return stopped or self._unheard() or self.counts.failed >= self._spec.halt_after
+
+    def _unheard(self) -> bool:
+        """Whether nobody reads our stdout any more: what is not begun is for another time."""
+        return self._pens[_STDOUT].broken
 
     def _lock_is_gone(self) -> bool:
         return self._works.lent is not None and self._works.lent.gone
@@ -215,8 +220,7 @@ class Pool:
 
     def _stop_all(self) -> None:
         assert self.told is not None
-        for loop in self._running:
-            loop.told.append(kernel.Signal(self.told, by_kernel=False))
+        self._works.hub.tell(self._running, kernel.Signal(self.told, by_kernel=False))
 
     def _pass(self, signum: int) -> None:
         for crew in self._running.values():
@@ -236,6 +240,8 @@ class Pool:
             reason, level = "told to stop", "warning"
         elif self.lost:
             reason, level = policy.LEASE_LOST, "error"
+        elif self._unheard():
+            reason, level = "nobody reads what the items write any more", "error"
         elif counts.failed >= self._spec.halt_after:
             reason, level = f"halted after {counts.failed} failures", "error"
         elif done < counts.total:
@@ -247,4 +253,5 @@ class Pool:
             return self.busy.exit_code
         if self.lost:
             return _LOST
-        return 0 if done == counts.total and self.told is None else 1
+        whole = done == counts.total and self.told is None and not self._unheard()
+        return 0 if whole else 1
