@@ -169,6 +169,37 @@ def test_a_lost_lease_ends_all_items(fleet: LeaseFleet, lock: str, mark: str) ->
     assert {row["result"] for row in host.rows()} == {"lease_lost"}
 
 
+def wardens(pool: subprocess.Popen[bytes]) -> list[int]:
+    """Pids of the wardens of a pool: each is the only child of a backstop."""
+
+    def children(of: int) -> list[int]:
+        return [int(one) for one in Path(f"/proc/{of}/task/{of}/children").read_text().split()]
+
+    return [warden for child in children(pool.pid) for warden in children(child)]
+
+
+def test_a_killed_pool_with_a_warden_that_is_stopped(
+    fleet: LeaseFleet, lock: str, mark: str
+) -> None:
+    """The lease is not free before the last item is dead: its backstop takes half a second."""
+    one, two = fleet.host("one"), fleet.host("two")
+    pool = one.start(
+        *("each", "-P", "2", *LEASE, "--lock", lock, "--", "sleep"), stdin=subprocess.PIPE
+    )
+    fed(pool, f"{mark}\n".encode() * 2)
+    sleepers(mark, 2)
+    act = {"ACT": f"ps -eo args | grep -c '[{mark[0]}]{mark[1:]}' >{fleet.root}/alive; exit 0"}
+    waiting = two.start(*LEASE, "--lock", lock, "-w", "1m", "--", two.job, env=act)
+    fleet.queued(lock, 1)
+    stopped = wardens(pool)[-1]
+    os.kill(stopped, signal.SIGSTOP)
+    pool.kill()
+    eventually(two.executions, 30, "the next holder")
+    assert finish(waiting).code == 0
+    assert (fleet.root / "alive").read_text().strip() == "0"
+    finish(pool)
+
+
 def test_the_keeper_of_a_pool_is_killed(fleet: LeaseFleet, lock: str) -> None:
     """kill -9: another one takes up the lease, and the pool goes on under it."""
     if not fleet.lapses:
@@ -195,6 +226,24 @@ def test_the_keeper_of_a_pool_is_killed(fleet: LeaseFleet, lock: str) -> None:
 def both(fleet: LeaseFleet, database_url: str, tmp_path: Path) -> FleetHost:
     """A host with this kind of lease store, and a ledger in Postgres."""
     return fleet_host(tmp_path / "both", database_url, GUARDRUN_LEASE_URL=fleet.url)
+
+
+def test_a_lost_lease_with_both_far_away(
+    fleet: LeaseFleet, both: FleetHost, lock: str, mark: str
+) -> None:
+    """A COMMAND with a keeper of its own is killed as well when the pool's lock is lost."""
+    pool = both.start(
+        *("each", "-P", "2", *SHORT, "--lock", lock, "--key", f"{lock}-{{item}}"),
+        *("-c", f"exec sleep {mark}"),
+        stdin=subprocess.PIPE,
+    )
+    fed(pool, b"1\n2\n")
+    sleepers(mark, 2)
+    fleet.rob(lock)
+    eventually(lambda: pool.poll() is not None, 15, "the pool's end")
+    result = finish(pool)
+    assert (result.code, summary(result)["failed"]) == (74, 2), result
+    no_survivors(mark, 0.1)
 
 
 def test_a_killed_pool_with_both_far_away(

@@ -10,6 +10,7 @@ _PG_LEDGER = "tests/contract/test_postgres_ledger.py"
 _PG_LEASES = "tests/contract/test_postgres_leases.py"
 _CONSUL = "tests/contract/test_consul_leases.py"
 _ETCD = "tests/contract/test_etcd_leases.py"
+_EACH_LOCK = "tests/e2e/test_each_lock.py"
 _LOCK = "tests/e2e/test_lock.py"
 _LEDGER_CLI = "tests/e2e/test_ledger_cli.py"
 _BOTH = "tests/e2e/test_lease_and_ledger.py"
@@ -427,6 +428,31 @@ MUTANTS = (
         "A ledger that goes down at the wrong moment makes a success vanish.",
         ("tests/unit/test_spool.py::test_a_ledger_that_goes_down_keeps_the_rest",),
         crashes=("--role", "supervisor", "--every", "4", "sqlite, from the spool"),
+    ),
+    # ------------------------------------------------------------ the pool
+    Mutant(
+        "a pool's lease is free when its first item is dead",
+        "guardrun/keeper/keeper.py",
+        "        while len(dead) < self._term.executed and (\n",
+        "        while not (dead and self._term.executed) and (\n",
+        "guardrun each was killed, and an item whose warden is slow runs on without the lock.",
+        (f"{_EACH_LOCK}::test_a_killed_pool_with_a_warden_that_is_stopped[redis]",),
+    ),
+    Mutant(
+        "an item goes by its own keeper alone",
+        "guardrun/term.py",
+        "        self.lock = lock or Row(page[_ROW : 2 * _ROW])\n",
+        "        self.lock = Row(page[_ROW : 2 * _ROW])\n",
+        "The lock that the pool holds is lost, and an item with a claim in Postgres runs on.",
+        (f"{_EACH_LOCK}::test_a_lost_lease_with_both_far_away[redis]",),
+    ),
+    Mutant(
+        "an item goes on before its commit",
+        "guardrun/pool/commits.py",
+        "            for entry in entries:\n                entry.error = error\n",
+        "            del error\n",
+        "A claim that the disk did not take seems to be there: the item runs, and runs again.",
+        ("tests/unit/test_commits.py::test_a_commit_that_fails_fails_all",),
     ),
     # ------------------------------------------------------------ adoption
     Mutant(
