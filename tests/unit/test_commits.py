@@ -1,4 +1,4 @@
-"""Group commit: what several items write is one transaction, and each hears what came of its own."""
+"""Group commit: what items write together is one transaction, and each hears of its own."""
 
 from __future__ import annotations
 
