@@ -403,12 +403,19 @@ class TestFence:
 
 
 class TestWaiting:
+    @pytest.mark.parametrize("left", [False, True])
     def test_somebody_was_faster(
-        self, shared: ConsulStore, monkeypatch: pytest.MonkeyPatch
+        self, shared: ConsulStore, monkeypatch: pytest.MonkeyPatch, left: bool
     ) -> None:
-        """Who found the lock free, and comes second, is told who has it, and leaves nothing."""
+        """Who found the lock free, and comes second, is told who has it, and leaves nothing.
+
+        Also where both found what a run had left that was lost.
+        """
         one, two = shared.open(), shared.open()
         first, second = [request(lock) for lock in [lock_name()] * 2]
+        if left:
+            granted(one.acquire(request(first.lock, ttl=0.2), False, due()))
+            eventually(lambda: not two.holders(first.lock, due()), what="a lapse and its delay")
         new = Session.new
 
         def meanwhile(self: Session, *words: Any, **more: Any) -> str:

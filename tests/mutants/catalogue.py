@@ -393,7 +393,46 @@ MUTANTS = (
         "            words = [consul_session.absent(name), *words]\n",
         "            words = [consul_session.delete(name), *words]\n",
         "Of two that find the lock free at once, the second takes it from the first.",
-        (f"{_CONSUL}::TestWaiting::test_somebody_was_faster",),
+        (f"{_CONSUL}::TestWaiting::test_somebody_was_faster[False]",),
+    ),
+    Mutant(
+        "a place that was left taken whoever took it",
+        "guardrun/locks/consul.py",
+        "[consul_session.unchanged(left), consul_session.delete(name), *words]\n",
+        "[consul_session.delete(name), *words]\n",
+        "The same, of two that find what a lost run has left: neither its key nor its value is in "
+        "the way, and the second has both.",
+        (f"{_CONSUL}::TestWaiting::test_somebody_was_faster[True]",),
+    ),
+    Mutant(
+        "a place that was left is locked as it is",
+        "guardrun/locks/consul.py",
+        "[consul_session.unchanged(left), consul_session.delete(name), *words]\n",
+        "[consul_session.unchanged(left), *words]\n",
+        "A lock needs no new key, but the fence does: the next holder has that of the lost one, "
+        "and a resource cannot tell them apart.",
+        (f"{_CONSUL}::TestFence::test_after_what_was_left",),
+        simulated=True,
+    ),
+    Mutant(
+        "a query that was answered counts as waiting",
+        "guardrun/locks/consul_watch.py",
+        "            self._spend(token)\n",
+        "            pass\n",
+        "Unlike a watch in etcd it tells once: a renewal wakes the first waiter, and after that "
+        "nothing does, the release included.",
+        (f"{_CONSUL}::TestWaiting::test_an_answer_without_news",),
+        simulated=True,
+    ),
+    Mutant(
+        "a refusal that an agent hands on is a failure",
+        "guardrun/locks/consul_connection.py",
+        '.split()).replace(_HANDED_ON, "")\n',
+        ".split())\n",
+        "On a host whose agent is no server nobody finds out that a lost run's place is free: "
+        "every run ends with 69 until somebody deletes the key.",
+        (f"{_CONSUL}::TestWays::test_an_agent_that_is_no_server",),
+        simulated=True,
     ),
     Mutant(
         "budget checked, then incremented",
