@@ -149,8 +149,11 @@ class ConsulLeases:
                 else:
                     held = consul_session.held(mine.name, mine.session)
                     self._session.change(due, wanted.lock, held, consul_session.delete(mine.name))
-            except Conflict:  # maybe it has another session by now, and we were not told
-                self._taken.pop(wanted.token)
+            except Conflict as conflict:
+                if conflict.ended:  # that of --min-hold, which is over by Consul's clock
+                    self._taken[wanted.token] = mine._replace(hold_over_at=kernel.now())
+                else:  # maybe it has another session by now, and we were not told
+                    self._taken.pop(wanted.token)
                 continue
             self._taken.pop(wanted.token)
             over = kernel.now() >= mine.hold_over_at and mine.detail.keeps

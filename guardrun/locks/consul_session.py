@@ -38,6 +38,11 @@ class Conflict(Exception):
         """Whether nothing but Consul's lock-delay is in the way."""
         return "lock delay" in str(self)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the session that was to lock a key has ended."""
+        return "invalid session" in str(self)
+
 
 class Bounds(UsageError):
     """A session's TTL that this Consul does not allow."""
