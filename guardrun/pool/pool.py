@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 _NEVER = float("inf")
 _LOST = 74
 _STDOUT = 1
+_FAREWELL = 1.0
+"""s that a reader has to take what was written before we were told to stop"""
 _KEPT = 64 << 20
 """bytes of output of items that are not to be written yet; then no new ones are taken"""
-_BEHIND = 10_000
+_BEHIND = 1000
 """items that have ended behind one that has not, with ``--keep-order``; likewise"""
 
 
@@ -75,6 +77,7 @@ class Pool:
         """of items that are running"""
         self._turns: deque[Turn] = deque()
         self._stop_at = _NEVER
+        self._farewell = _NEVER
 
     def work(self, lock: PoolLock | None) -> None:
         """Work off the input, or as much of it as is to be, under ``lock``.
@@ -90,7 +93,7 @@ class Pool:
         while True:
             self._take_on()
             self._progress.show(self.counts, len(self._running))
-            if not self._running and not self._unwritten() and (self._items.over or self._closed()):
+            if not self._running and (self._items.over or self._closed()) and self._said():
                 break
             self._wait()
         self.lost = self._lock_is_gone()
@@ -99,6 +102,12 @@ class Pool:
             crew.end()
         for pen in self._pens.values():
             pen.close()
+
+    def _said(self) -> bool:
+        """Whether all is written, or its reader was too slow: who told us to stop waits for us."""
+        if self.told is not None and self._farewell == _NEVER:
+            self._farewell = kernel.now() + _FAREWELL
+        return not self._unwritten() or kernel.now() >= self._farewell
 
     def _closed(self) -> bool:
         """Whether no new items are to be taken."""
@@ -131,7 +140,7 @@ class Pool:
         reading = self._items.interests() if self._has_room() else ()
         writing = [interest for pen in self._pens.values() for interest in pen.interests()]
         turn = self._turns[0].interests() if self._turns else []
-        due = min(self._stop_at, self._progress.due())
+        due = min(self._stop_at, self._farewell, self._progress.due())
         ready, signals = self._loop.turn([*reading, *writing, *turn], due)
         for taken in signals:
             self._heed(taken)
