@@ -112,7 +112,7 @@ def test_the_core_is_pure(path: Path) -> None:
 
 
 FORBIDDEN = {
-    *("asyncio", "click", "configparser", "dataclasses", "email", "hashlib", "http"),
+    *("asyncio", "click", "configparser", "dataclasses", "email", "greenlet", "hashlib", "http"),
     *("importlib.metadata", "urllib3", "guardrun.version", "guardrun._version"),
     *("inspect", "json", "logging", "pathlib", "psycopg", "random", "re", "redis", "rich"),
     *("selectors", "socket", "ssl", "structlog", "subprocess", "tempfile", "threading"),
