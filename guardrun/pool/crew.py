@@ -12,7 +12,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from guardrun import blocking, channel
+from guardrun import blocking, channel, kernel
 from guardrun.supervisor.guard import Guard
 from guardrun.term import Bond
 from guardrun.warden import tree
@@ -88,8 +88,8 @@ class StandingGuard(Guard):
 
     @property
     def fit(self) -> bool:
-        """Whether it can watch another COMMAND."""
-        return self._open and self._idle
+        """Whether it can watch another COMMAND: both of its processes are there, and idle."""
+        return self._open and self._idle and kernel.stat(self._backstop)[1] not in (b"Z", b"")
 
     def part(self) -> None:
         """Let go of what an item left running, and end."""

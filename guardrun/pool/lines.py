@@ -81,6 +81,7 @@ class Pen:
         self._rest = memoryview(b"")
         self._owner: object = None
         self._free = Gate(is_open=True)
+        self._flushed = Gate(is_open=True)
         self.broken = False
         """nothing can be written there any more"""
         self._outlet: Outlet | None = None
@@ -89,9 +90,9 @@ class Pen:
         except OSError:  # closed since we started
             self.broken = True
 
-    def fileno(self) -> int:
-        """Readable while nobody is in the middle of a line, and all before is written."""
-        return self._free.fileno()
+    def fileno(self, owner: object) -> int:
+        """Readable while ``owner`` may write: nothing is left of what came before."""
+        return (self._flushed if self._owner == owner else self._free).fileno()
 
     def write(self, owner: object, lines: bytes, unfinished: bool) -> bool:
         """Take lines from ``owner``; False: not now."""
@@ -123,6 +124,7 @@ class Pen:
             self._outlet.close()
             self._outlet = None
         self._free.close()
+        self._flushed.close()
 
     def _flush(self) -> None:
         try:
@@ -134,6 +136,7 @@ class Pen:
             self.broken = True
         if self._outlet is None or self.broken:
             self._rest = memoryview(b"")
+        self._flushed.turn(not self._rest)
         self._free.turn(not self._rest and self._owner is None)
 
 
@@ -185,7 +188,8 @@ class Turn:
         """What to poll for before ``pass_on``, while it has something to pass on."""
         if not self._first or not self._kept:
             return []
-        return [(self._pens[self._kept[0][0]].fileno(), select.POLLIN)]
+        number = self._kept[0][0]
+        return [(self._pens[number].fileno((self, number)), select.POLLIN)]
 
     def close(self) -> None:
         """All is passed on, and nothing more will come."""
@@ -214,7 +218,7 @@ class Turn:
     def fileno(self, number: int) -> int:
         """Readable when ``write`` may take something again."""
         if self._first and not self._kept:
-            return self._pens[number].fileno()
+            return self._pens[number].fileno((self, number))
         if self._room is None:
             self._room = Gate(is_open=self._size < _AHEAD)
         return self._room.fileno()

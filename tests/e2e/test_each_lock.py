@@ -14,6 +14,7 @@ import pytest
 from fleet import FleetHost, fleet_host
 from lease_fleet import LEASE, SHORT, LeaseFleet, keeper, took
 from lease_stores import STORES, lock_name
+from pools import fed, summary, wardens
 from support import (
     Host,
     Result,
@@ -49,20 +50,6 @@ def lock() -> str:
 def numbers(count: int) -> bytes:
     """An input of so many items."""
     return b"".join(b"%d\n" % number for number in range(count))
-
-
-def fed(process: subprocess.Popen[bytes], data: bytes) -> None:
-    """Give a pool these items, and no end of its input."""
-    assert process.stdin is not None
-    process.stdin.write(data)
-    process.stdin.flush()
-
-
-def summary(result: Result) -> dict[str, object]:
-    """The last line of a pool."""
-    last = result.lines[-1]
-    assert last["event"] == "each_finished", result
-    return last
 
 
 def held_once(result: Result, lock: str, count: int) -> None:
@@ -167,15 +154,6 @@ def test_a_lost_lease_ends_all_items(fleet: LeaseFleet, lock: str, mark: str) ->
     assert (last["succeeded"], last["failed"]) == (0, last["total"])
     assert last["total"] in (2, 3, 4)  # a place may have become free before the news had come
     assert {row["result"] for row in host.rows()} == {"lease_lost"}
-
-
-def wardens(pool: subprocess.Popen[bytes]) -> list[int]:
-    """Pids of the wardens of a pool: each is the only child of a backstop."""
-
-    def children(of: int) -> list[int]:
-        return [int(one) for one in Path(f"/proc/{of}/task/{of}/children").read_text().split()]
-
-    return [warden for child in children(pool.pid) for warden in children(child)]
 
 
 def test_a_killed_pool_with_a_warden_that_is_stopped(
