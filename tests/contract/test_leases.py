@@ -210,6 +210,16 @@ class TestLapse:
         assert not one.release(first, due())
         assert two.renew(second, due())
 
+    def test_a_late_release(self, lapsing: Leases) -> None:
+        """Who has lapsed, and does not know it yet, gives back nothing of the next holder's."""
+        one, two = lapsing.open(), lapsing.open()
+        first = request(lock_name(), ttl=0.5)
+        second = request(first.lock)
+        granted(one.acquire(first, False, due()))
+        eventually(lambda: _maybe(two, second), what="the lock")
+        assert not one.release(first, due())
+        assert two.renew(second, due())
+
     def test_lapsed_but_not_taken(self, lapsing: Leases) -> None:
         """A lease that has run out is not renewed, also when nobody else wants it."""
         store = lapsing.open()

@@ -126,7 +126,7 @@ class History:
         rng = self._rng
         drawn = rng.random()
         if drawn < 0.1 or not self.sessions:
-            self.create(rng.choice((LONG, LONG, LONG, 5)), rng.choice(("0ms", "15000ms")))
+            self.create(rng.choice((LONG, LONG, LONG, 5)), rng.choice(("0ms", "60000ms")))
         elif drawn < 0.15:
             self.ask("PUT", f"session/renew/{self._session(0.2)}")
         elif drawn < 0.2:
@@ -263,14 +263,11 @@ def test_both_let_sessions_lapse(http: Http) -> None:
     """Who is not renewed for twice its TTL loses what it has locked, or it goes; then the delay."""
     history = History(http, random.Random(0))
     began = kernel.now()
-    sessions = [history.create(1000, "3000ms", deletes) for deletes in (False, True)]
+    sessions = [history.create(1000, "5000ms", deletes) for deletes in (False, True)]
     after = history.create()
     names = [key(history.lock, PLACE, number) for number in range(2)]
     words = [lock(*both, "eA==") for both in zip(names, sessions, strict=True)]
     history.ask("PUT", "txn", words)
-    history.now = 1.999
-    for name in names:
-        history.ask("GET", f"kv/{name}")
     eventually(lambda: _free(http, names), 10, "sessions that have lapsed")
     assert kernel.now() - began > 2.0
     history.now = 2.001
@@ -286,7 +283,7 @@ def test_both_begin_anew(server: PrivateConsul, http: Http) -> None:
     history = History(http, random.Random(0))
     kept, lost, after = (
         history.create(deletes=False),
-        history.create(delay="3000ms"),
+        history.create(delay="4000ms"),
         history.create(),
     )
     names = [key(history.lock, PLACE, number) for number in range(2)]
@@ -311,7 +308,7 @@ def await_delay(history: History, names: list[str], session: str) -> None:
         history.ask("PUT", "txn", [lock(name, session, "eA==")])
         assert "lock delay" in history.told[-1]
     eventually(lambda: not _delayed(history.http, names), 20, "the end of the lock-delays")
-    history.now += 3.0
+    history.now += 5.0
     history.ask("PUT", "txn", [lock(name, session, "eA==") for name in names])
     assert history.told[-1] == "txn"
 

@@ -380,6 +380,14 @@ MUTANTS = (
         (f"{_CONSUL}::TestSessions::test_its_own",),
     ),
     Mutant(
+        "unconditional delete at the release (Consul)",
+        "guardrun/locks/consul.py",
+        "self._session.change(due, wanted.lock, held, consul_session.delete(mine.name))",
+        "self._session.change(due, wanted.lock, consul_session.delete(mine.name))",
+        "A run whose lease has lapsed without its knowing gives back what is the next holder's.",
+        (f"{_LEASES}::TestLapse::test_a_late_release[consul]",),
+    ),
+    Mutant(
         "no lock-delay",
         "guardrun/locks/consul_session.py",
         '            "LockDelay": _milliseconds(min(delay, LONGEST_DELAY)),\n',
