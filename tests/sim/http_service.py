@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 from guardrun.locks.json_http import Said
 from guardrun.model import Grant, LeaseRequest, Place
 
-from .http import Connection
+from .http import Connection, Site
 from .network import Network, Server
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Model(Protocol):
 
     @property
     def changes(self) -> Sequence[Any]:
-        """All of its keys, the oldest first."""
+        """What has happened to its keys, the oldest first."""
 
     def lapse(self, now: float) -> None:
         """End what is over."""
@@ -62,7 +62,7 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 AnyWatch = TypeVar("AnyWatch", bound=Watch)
 
 
-class HttpService(ABC, Generic[AnyModel, AnyWatch]):
+class HttpService(Site, ABC, Generic[AnyModel, AnyWatch]):
     """One server."""
 
     forgets = False
@@ -98,26 +98,6 @@ class HttpService(ABC, Generic[AnyModel, AnyWatch]):
     @abstractmethod
     def take_away(self, lock: str) -> str | None:
         """An operator ends the oldest holding; the job_id of whose it was."""
-
-    # ------------------------------------------------------------ HTTP
-
-    @abstractmethod
-    def answer(
-        self, now: float, method: str, path: str, body: object, headers: Mapping[str, str]
-    ) -> Said:
-        """Carry out a request."""
-
-    @abstractmethod
-    def stream(
-        self,
-        now: float,
-        method: str,
-        path: str,
-        body: object,
-        headers: Mapping[str, str],
-        connection: Connection,
-    ) -> Said | None:
-        """Begin an answer that goes on: its beginning, or ``None`` where that comes later."""
 
     # ------------------------------------------------------------ its own doing
 
