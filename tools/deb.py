@@ -9,6 +9,7 @@ therefore depends on. It always lies at the same path, so nothing has to be relo
 from __future__ import annotations
 
 import argparse
+import csv
 import email.parser
 import gzip
 import hashlib
@@ -162,13 +163,12 @@ def _environment(home: Path, python: Path, wheel: Path) -> None:
 
 
 def _packages(stage: Path) -> Iterator[Package]:
-    """What is installed there, by name; pip's notes are dropped on the way: dpkg has its own."""
+    """What is installed there, by name."""
     for info in sorted((stage / HOME).glob("lib/*/site-packages/*.dist-info")):
         with (info / "METADATA").open(encoding="utf-8") as file:
             said = email.parser.HeaderParser().parse(file)
         licence = said["License-Expression"] or (said["License"] or "").partition("\n")[0]
-        recorded = {line.partition("/")[0] for line in (info / "RECORD").read_text().splitlines()}
-        tops = sorted(one.partition(",")[0] for one in recorded - {".."})
+        tops = sorted({name.partition("/")[0] for name in _recorded(info)} - {".."})
         classified = [
             one.rpartition(" :: ")[2]
             for one in said.get_all("Classifier", [])
@@ -181,8 +181,20 @@ def _packages(stage: Path) -> Iterator[Package]:
             str(info.relative_to(stage)),
             " ".join(f"{info.parent.relative_to(stage)}/{top}*" for top in tops),
         )
-        for name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json"):
-            (info / name).unlink(missing_ok=True)
+
+
+def _recorded(info: Path) -> list[str]:
+    """The files of a distribution, by what pip noted, of which only the names are kept.
+
+    The sums were those of files that have our directory in them. dpkg has others.
+    """
+    for name in ("INSTALLER", "REQUESTED", "direct_url.json"):
+        (info / name).unlink(missing_ok=True)
+    record = info / "RECORD"
+    names = [name for name, *_ in csv.reader(record.read_text().splitlines())]
+    there = [name for name in names if (info.parent / name).exists()]
+    record.write_text("".join(f"{name},,\n" for name in there))
+    return there
 
 
 # ---------------------------------------------------------------- beside it

@@ -41,6 +41,7 @@ for file in bash-completion/completions/guardrun zsh/vendor-completions/_guardru
 do
   test -s "/usr/share/$file"
 done
+guardrun completion bash | cmp - /usr/share/bash-completion/completions/guardrun
 # Nothing was changed by having been run: no file that dpkg does not know, none that is another now.
 dpkg --verify guardrun
 find /opt/guardrun ! -type d | sort >/tmp/there

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support import need
+from trees import build, copy_tree
 
 from guardrun.cli import SUBCOMMANDS
 from guardrun.commands.completion import FILES
@@ -23,10 +24,9 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment with the wheel in it; what guardrun needs is lent to it."""
     root = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", root, ROOT], check=True)
+    wheel = build(copy_tree(root / "tree"), "wheel")
     made = root / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", made], check=True)
-    [wheel] = root.glob("*.whl")
     subprocess.run([*pip, f"--python={made}/bin/python", "install", "--no-deps", wheel], check=True)
     [packages] = made.glob("lib/python*/site-packages")
     lent = [path for path in sys.path if path.endswith("site-packages")]
