@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 
-import psycopg
-
 from guardrun import sql
 from guardrun.address import address
 from guardrun.doctor.finding import BROKEN, NOTE, Finding
 from guardrun.locks.stores import database_url, is_session_bound
 from guardrun.postgres.connection import LEASES, LEDGER, connect
+from guardrun.postgres.lean_psycopg import errors
 from guardrun.postgres.session import Session
 
 _SQL = sql.statements("postgres", "doctor")
@@ -58,7 +57,7 @@ def _pool_mode(ours: Session, place: str, store: str, due: float) -> str:
     try:
         fresh.execute("BEGIN")
         fresh.execute("ROLLBACK")
-    except psycopg.Error:
+    except errors.Error:
         return "statement"
     finally:
         fresh.close()

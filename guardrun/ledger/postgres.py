@@ -36,8 +36,6 @@ from guardrun.postgres.session import STATEMENT, Session, Unstorable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from psycopg.abc import Params
-
     from guardrun.model import Budget, KeySpec, LeaseRequest, Outcome, Refusal, Run
 _SQL = sql.statements("postgres", "run")
 
@@ -135,7 +133,7 @@ class PostgresLedger:
 
     def _finish(self, outcome: Outcome, wanted: LeaseRequest | None, due: float) -> Recorded:
         values = self._finish_values(outcome)
-        statements: list[tuple[str, Params]] = [(_SQL["finish"], values)]
+        statements: list[tuple[str, dict[str, Any]]] = [(_SQL["finish"], values)]
         unclaimed = outcome.claim is None and bool(outcome.attempts)
         if unclaimed and values["key"] is not None and values["state"] == "succeeded":
             statements.insert(0, (_SQL["unclaimed_success"], values))

@@ -12,21 +12,20 @@ import heapq
 import itertools
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-
 from guardrun import kernel, sql
 from guardrun.digest import sha256
 from guardrun.ledger.records import AttemptRecord, JobRecord, KeyRecord, RunFacts, run_record
 from guardrun.ledger.rows import CUT_OFF, microseconds
 from guardrun.ledger.text import plain
 from guardrun.postgres.connection import connect, unavailable
+from guardrun.postgres.lean_psycopg import errors
 from guardrun.postgres.schema import check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from guardrun.ledger.records import Filter, RunRecord
-    from guardrun.postgres.connection import Connection
+    from guardrun.postgres.wire import Connection
 
     Values = Mapping[str, Any]
 
@@ -47,7 +46,7 @@ def open_database(url: str, patience: float) -> PostgresRecords:
         check(connection, url)
     except BaseException as error:
         connection.close()
-        if isinstance(error, psycopg.Error):
+        if isinstance(error, errors.Error):
             raise unavailable(url, error) from error
         raise
     return PostgresRecords(url, connection, patience)
@@ -154,10 +153,10 @@ class PostgresRecords:
             # Two statements: the second one sees what was committed while the first one waited.
             self._db.execute(_SQL["lock_key"], which)
             statement = _SQL["keys"].format(chosen=_SQL["one_key"].strip())
-            row = self._db.execute(statement, which).fetchone()
-            if row is None:
+            found = self._db.execute(statement, which)
+            if not found:
                 return False
-            now = KeyRecord(*row)
+            now = KeyRecord(*found[0])
             if (now.state, now.job_id) != (seen.state, seen.job_id):
                 return False
             change = "expire" if now.state == "succeeded" else "give_up"
@@ -172,7 +171,7 @@ class PostgresRecords:
 
     def _read(self, statement: str, values: Values) -> list[tuple[Any, ...]]:
         with self._transaction("READ ONLY"):
-            return self._db.execute(statement, values).fetchall()
+            return self._db.execute(statement, values)
 
     def _all_keys(self) -> Iterator[KeyRecord]:
         values: Values = {}
@@ -195,12 +194,10 @@ class PostgresRecords:
         self._db.due = kernel.now() + self._patience
         limits = {"milliseconds": str(round(self._patience * 1000))}
         try:
-            with self._db.pipeline():
-                self._db.execute(_SQL["begin"].format(access=access))
-                self._db.execute(_SQL["limits"], limits)
+            self._db.batch((_SQL["begin"].format(access=access), {}), (_SQL["limits"], limits))
             yield
             self._db.execute("COMMIT")
-        except psycopg.Error as error:
+        except errors.Error as error:
             self._db.close()
             raise unavailable(self._url, error) from error
 

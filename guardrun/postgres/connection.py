@@ -1,43 +1,26 @@
-"""Connecting to Postgres, waiting for it no longer than told, and what its errors mean.
-
-psycopg waits with poll(2) for as long as it takes; here every wait ends at ``Connection.due``,
-without signals or threads, also when the server is frozen: then the connection is closed, and what
-it was doing may or may not have happened.
-"""
+"""Connecting to Postgres, waiting for it no longer than told, and what its errors mean."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import select
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
-
-import psycopg
-from psycopg import pq
-from psycopg.conninfo import conninfo_attempts, conninfo_to_dict, make_conninfo
 
 from guardrun import kernel
 from guardrun.address import address
 from guardrun.errors import ConfigError, StoreOutdated, StoreUnavailable
+from guardrun.postgres.lean_psycopg import conninfo, errors, pq
+from guardrun.postgres.wire import READ, WRITE, Connection, poll
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from psycopg.abc import RV, PQGen
 
 LEDGER, LEASES, BOTH = "ledger", "lease store", "ledger and lease store"
 """what a server may be to us"""
 
 _CONNECT_WAIT = 5.0
 """s for one address of one host, where neither the URL nor PGCONNECT_TIMEOUT says otherwise"""
-_LONGEST_POLL = 1.0
-"""s; poll's own clock stands still during suspend"""
 _LONGEST_MESSAGE = 400
-
-_READ, _WRITE = int(psycopg.waiting.Ready.R), int(psycopg.waiting.Ready.W)
-_EVENTS = ((_READ, select.POLLIN), (_WRITE, select.POLLOUT))
 
 _ALIVE = {
     "keepalives_idle": "10",
@@ -45,57 +28,6 @@ _ALIVE = {
     "keepalives_count": "3",
     "tcp_user_timeout": "15000",
 }
-
-# It warns of a connection that broke inside a pipeline, on stderr where nobody has configured
-# logging; the error itself is told by us.
-logging.getLogger("psycopg").setLevel(logging.CRITICAL + 1)
-
-
-class _Overdue(psycopg.OperationalError):
-    """The answer did not come in time."""
-
-
-class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection in autocommit mode, whose every wait ends at ``due`` (CLOCK_BOOTTIME)."""
-
-    due: float
-
-    def wait(self, gen: PQGen[RV], *_: object, **__: object) -> RV:
-        """Have the generator do its work; closes the connection when it takes too long."""
-        fd = self.pgconn.socket
-        try:
-            wanted = next(gen)
-            while True:
-                wanted = gen.send(psycopg.waiting.Ready(_poll(fd, int(wanted), self.due)))
-        except StopIteration as end:
-            result: RV = end.value
-            return result
-        except _Overdue:
-            self.close()
-            with contextlib.suppress(psycopg.Error):  # it wants to tidy up, and can't
-                gen.close()
-            raise
-
-
-def answers(connection: Connection, due: float) -> bool:
-    """Whether the server answers by ``due``; if not, the session is left as it is, and is useless.
-
-    Not by psycopg, which would have to tidy up: that takes closing the connection, and with it goes
-    what the session holds.
-    """
-    pgconn = connection.pgconn
-    try:
-        pgconn.send_query(b"SELECT")
-        while pgconn.flush() or pgconn.is_busy():
-            wanted = _READ | _WRITE if pgconn.flush() else _READ
-            _poll(pgconn.socket, wanted, due)
-            pgconn.consume_input()
-        said = pgconn.get_result()
-        while pgconn.get_result() is not None:
-            pass
-    except psycopg.Error:
-        return False
-    return said is not None and said.status == pq.ExecStatus.TUPLES_OK
 
 
 def connect(url: str, due: float, store: str = LEDGER) -> Connection:
@@ -109,20 +41,21 @@ def connect(url: str, due: float, store: str = LEDGER) -> Connection:
     wait = _connect_wait(given, store)
     failures: list[str] = []
     try:
-        for attempt in conninfo_attempts(given):
+        for attempt in conninfo.conninfo_attempts(given):
             try:
-                return _connected(make_conninfo("", **attempt), min(due, kernel.now() + wait), due)
-            except psycopg.OperationalError as error:
+                words = conninfo.make_conninfo("", **attempt)
+                return _connected(words, min(due, kernel.now() + wait), due)
+            except errors.OperationalError as error:
                 if str(error) not in failures:
                     failures.append(str(error))
                 if kernel.now() >= due:
                     break
-    except psycopg.Error as error:  # a name that is unknown, a file that is not there
+    except errors.Error as error:  # a name that is unknown, a file that is not there
         raise unavailable(url, error, store) from None
-    raise unavailable(url, psycopg.OperationalError("; ".join(failures)), store)
+    raise unavailable(url, errors.OperationalError("; ".join(failures)), store)
 
 
-def unavailable(url: str, error: psycopg.Error, store: str = LEDGER) -> StoreUnavailable:
+def unavailable(url: str, error: errors.Error, store: str = LEDGER) -> StoreUnavailable:
     """What an error means for people: what, why, what to do; without any password."""
     where = address(url, os.environ)
     code = error.sqlstate or _code(str(error))
@@ -145,8 +78,8 @@ def _parameters(url: str, store: str) -> dict[str, Any]:
     base, _, query = url.partition("://")[2].partition("?")
     authority, _, path = base.partition("/")
     try:
-        given = dict(conninfo_to_dict(url))
-    except psycopg.Error:
+        given = dict(conninfo.conninfo_to_dict(url))
+    except errors.Error:
         raise _unreadable(store) from None
     # A password with an unescaped @, / or ? would be taken for something else, and shown.
     split = authority.count("@") > 1 or "@" in path or ("@" not in authority and "@" in query)
@@ -181,37 +114,21 @@ def _connect_wait(given: Mapping[str, Any], store: str) -> float:
     return max(seconds, 2.0) if seconds > 0 else _CONNECT_WAIT  # as libpq reads it
 
 
-def _connected(conninfo: str, until: float, due: float) -> Connection:
-    pgconn = pq.PGconn.connect_start(conninfo.encode())
+def _connected(words: str, until: float, due: float) -> Connection:
+    pgconn = pq.PGconn.connect_start(words.encode())
     try:
         if pgconn.status != pq.ConnStatus.BAD:
             while (status := pgconn.connect_poll()) != pq.PollingStatus.OK:
                 if status == pq.PollingStatus.FAILED:
                     break
                 reading = status == pq.PollingStatus.READING
-                _poll(pgconn.socket, _READ if reading else _WRITE, until)
+                poll(pgconn.socket, READ if reading else WRITE, until)
         if pgconn.status != pq.ConnStatus.OK:
-            raise psycopg.OperationalError(pgconn.error_message.decode("utf-8", "replace"))
+            raise errors.OperationalError(pgconn.error_message.decode("utf-8", "replace"))
     except BaseException:
         pgconn.finish()
         raise
-    pgconn.nonblocking = 1
-    connection = Connection(pgconn)
-    connection.due = due
-    connection.autocommit = True
-    connection.prepare_threshold = None  # PgBouncer gives the next transaction another server
-    return connection
-
-
-def _poll(fd: int, wanted: int, due: float) -> int:
-    """Wait until a socket is readable, writable, or what of it is ``wanted``; say which."""
-    poll = select.poll()
-    poll.register(fd, sum(event for ready, event in _EVENTS if wanted & ready))
-    while (left := due - kernel.now()) > 0:
-        for _, events in poll.poll(min(left, _LONGEST_POLL) * 1000):
-            # An error is for libpq to find out, whatever it wanted to do.
-            return sum(ready for ready, event in _EVENTS if events & event) or wanted
-    raise _Overdue("no answer in time")
+    return Connection(pgconn, due)
 
 
 # ---------------------------------------------------------------- errors

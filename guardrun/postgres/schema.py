@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import psycopg
-
 from guardrun import kernel, sql
 from guardrun.address import address
 from guardrun.errors import StoreOutdated, StoreUnavailable
 from guardrun.postgres.connection import LEDGER, connect, unavailable
+from guardrun.postgres.lean_psycopg import errors
 
 if TYPE_CHECKING:
-    from guardrun.postgres.connection import Connection
+    from guardrun.postgres.wire import Connection
 
 SCHEMA = 2
 """The highest number among the files ``sql/postgres/NNNN_….sql``."""
@@ -34,8 +33,7 @@ class Migration(NamedTuple):
 
 def check(connection: Connection, url: str, store: str = LEDGER) -> None:
     """Raise ``StoreOutdated`` unless the schema is the one this version knows."""
-    row = connection.execute(_SQL["version"]).fetchone()
-    _compare(url, row[0] if row and row[0] else 0, store)
+    _compare(url, _version(connection), store)
 
 
 def pending(url: str, due: float, store: str = LEDGER) -> Migration:
@@ -46,7 +44,7 @@ def pending(url: str, due: float, store: str = LEDGER) -> Migration:
     connection = connect(url, due, store)
     try:
         return _plan(connection, url, store)
-    except psycopg.Error as error:
+    except errors.Error as error:
         raise unavailable(url, error, store) from error
     finally:
         connection.close()
@@ -74,16 +72,16 @@ def migrate(url: str, due: float, store: str = LEDGER) -> Migration:
             connection.execute(scripts[version])
             connection.execute(_SQL["record"], {"version": version, "name": name})
         connection.execute("COMMIT")
-    except psycopg.errors.DuplicateObject as error:
+    except errors.DuplicateObject as error:
         raise _foreign(url, store) from error
-    except psycopg.errors.DuplicateTable as error:
+    except errors.DuplicateTable as error:
         raise _foreign(url, store) from error
-    except psycopg.errors.InsufficientPrivilege as error:
+    except errors.InsufficientPrivilege as error:
         raise StoreUnavailable(
             f"the {store} {address(url, {})}: {error.diag.message_primary}; "
             "migrate as the role that owns the schema guardrun, or may create it in this database"
         ) from error
-    except psycopg.Error as error:
+    except errors.Error as error:
         raise unavailable(url, error, store) from error
     finally:
         connection.close()  # which rolls back what is not committed
@@ -103,10 +101,7 @@ def _plan(connection: Connection, url: str, store: str) -> Migration:
             f"the {store} {where} is in a database with encoding {encoding}: "
             "name one that was created with ENCODING 'UTF8'"
         )
-    before = 0
-    if versioned:
-        row = connection.execute(_SQL["version"]).fetchone()
-        before = row[0] if row and row[0] else 0
+    before = _version(connection) if versioned else 0
     if before > SCHEMA:
         _compare(url, before, store)
     names = tuple(name for name in sql.migration_names("postgres") if int(name[:4]) > before)
@@ -114,10 +109,13 @@ def _plan(connection: Connection, url: str, store: str) -> Migration:
 
 
 def _found(connection: Connection) -> tuple[bool, bool, int, str]:
-    row = connection.execute(_SQL["found"]).fetchone()
-    assert row is not None
-    schema, versioned, server, encoding = row
+    ((schema, versioned, server, encoding),) = connection.execute(_SQL["found"])
     return schema, versioned, server, encoding
+
+
+def _version(connection: Connection) -> int:
+    ((version,),) = connection.execute(_SQL["version"])
+    return version or 0
 
 
 def _compare(url: str, version: int, store: str) -> None:

@@ -13,17 +13,15 @@ import os
 import select
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-
 from guardrun import kernel, sql
 from guardrun.errors import StoreUnavailable
 from guardrun.postgres import schema
-from guardrun.postgres.connection import answers, connect, unavailable
+from guardrun.postgres.connection import connect, unavailable
+from guardrun.postgres.lean_psycopg import errors
+from guardrun.postgres.wire import answers
 
 if TYPE_CHECKING:
-    from psycopg.abc import Params
-
-    from guardrun.postgres.connection import Connection
+    from guardrun.postgres.wire import Connection, Values
 
     Rows = list[tuple[Any, ...]]
 
@@ -92,7 +90,7 @@ class Session:
         self._connection(min(due, kernel.now() + _PATIENCE))
 
     def transact(
-        self, due: float, *statements: tuple[str, Params], longest: float = STATEMENT
+        self, due: float, *statements: tuple[str, Values], longest: float = STATEMENT
     ) -> list[Rows]:
         """One transaction, in one round trip: the rows of each statement.
 
@@ -109,20 +107,16 @@ class Session:
             "idle_ms": _ms(_IDLE_IN_TRANSACTION),
         }
         try:
-            with connection.pipeline():
-                connection.execute(_SQL["begin"])
-                known = connection.execute(_SQL["limits"], limits)
-                cursors = [connection.execute(*statement) for statement in statements]
-                connection.execute(_SQL["commit"])
-            found = [cursor.fetchall() if cursor.description else [] for cursor in cursors]
-            ((self._pid, self.fsync, *_),) = known.fetchall()
+            _, ((self._pid, self.fsync, *_),), *found, _ = connection.batch(
+                (_SQL["begin"], {}), (_SQL["limits"], limits), *statements, (_SQL["commit"], {})
+            )
             self._used_at = kernel.now()
             self._hear(connection)
-        except psycopg.Error as error:
+        except errors.Error as error:
             # In whatever state it is: after an error nobody relies on it.
             self.close_connection()
             said = unavailable(self._url, error, self._store)
-            raise Unstorable(str(said)) if isinstance(error, psycopg.DataError) else said from None
+            raise Unstorable(str(said)) if isinstance(error, errors.DataError) else said from None
         return found
 
     def is_alive(self, due: float) -> bool:
@@ -135,7 +129,7 @@ class Session:
         if answers(self._open, min(due, kernel.now() + _PATIENCE)):
             self._hear(self._open)
             return True
-        with contextlib.suppress(psycopg.Error):  # libpq has closed what is broken
+        with contextlib.suppress(errors.Error):  # libpq has closed what is broken
             self._watch().unregister(self._open.pgconn.socket)
         self._failed, self._open, self._pid, self.listens = self._open, None, 0, False
         self.lost += 1
@@ -148,7 +142,7 @@ class Session:
         self.pooled = not self.pid
         if not self.pooled:
             self._say(due, _SQL["settle"])
-            self._connection(due).prepare_threshold = 0
+            self._connection(due).prepares = True
         return not self.pooled
 
     def listen(self, due: float) -> bool:
@@ -175,7 +169,7 @@ class Session:
                 # Until nothing is left: what a server says at the end comes before the end itself.
                 while poll.poll(0):
                     self._take(self._open)
-            except psycopg.Error:
+            except errors.Error:
                 self.close_connection()
 
     def close_connection(self) -> None:
@@ -207,10 +201,9 @@ class Session:
                 schema.check(fresh, self._url, self._store)
             except BaseException as error:
                 fresh.close()
-                if isinstance(error, psycopg.Error):
+                if isinstance(error, errors.Error):
                     raise unavailable(self._url, error, self._store) from None
                 raise
-            fresh.add_notify_handler(lambda _: self._ring())
             self._watch().register(fresh.pgconn.socket, select.EPOLLIN)
             self._open = fresh
             self._used_at = kernel.now()
@@ -229,7 +222,7 @@ class Session:
         connection.due = min(due, kernel.now() + _PATIENCE)
         try:
             connection.execute(statement)
-        except psycopg.Error as error:
+        except errors.Error as error:
             self.close_connection()
             raise unavailable(self._url, error, self._store) from None
 

@@ -760,12 +760,12 @@ def test_the_session_is_told_to_be_watched(
     connection = leases._session._open
     assert connection is not None
     for name, value in (("tcp_keepalives_idle", "10"), ("tcp_user_timeout", "15000")):
-        found = connection.execute("SELECT setting FROM pg_settings WHERE name = %s", [name])
-        assert found.fetchone() == (value,)
+        asked = "SELECT setting FROM pg_settings WHERE name = %(name)s"
+        assert connection.execute(asked, {"name": name}) == [(value,)]
     found = connection.execute(
         "SELECT setting FROM pg_settings WHERE name = 'idle_session_timeout'"
     )
-    assert found.fetchone() in (("0",), None)
+    assert found in ([("0",)], [])
 
 
 def test_a_minimum_hold_is_refused(store: PostgresStore, opened: Callable[..., Leases]) -> None:

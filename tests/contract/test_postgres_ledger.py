@@ -1230,10 +1230,10 @@ def test_nothing_outlives_a_transaction(store: PostgresStore) -> None:
         "synchronous_commit",
     ):
         (found,) = connection.execute(
-            "SELECT setting = reset_val FROM pg_settings WHERE name = %s", (name,)
-        ).fetchall()
+            "SELECT setting = reset_val FROM pg_settings WHERE name = %(name)s", {"name": name}
+        )
         assert found == (True,), name
-    ((prepared,),) = connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchall()
+    ((prepared,),) = connection.execute("SELECT count(*) FROM pg_prepared_statements")
     assert prepared == 0
 
 
