@@ -85,6 +85,7 @@ class Session:
         if self._open is not None and kernel.now() > self._used_at + _TRUSTED:
             if answers(self._open, min(due, kernel.now() + _SILENT)):
                 self._used_at = kernel.now()
+                self._hear(self._open)
             else:
                 self.close_connection()
         self._connection(min(due, kernel.now() + _PATIENCE))
@@ -222,6 +223,7 @@ class Session:
         connection.due = min(due, kernel.now() + _PATIENCE)
         try:
             connection.execute(statement)
+            self._hear(connection)
         except errors.Error as error:
             self.close_connection()
             raise unavailable(self._url, error, self._store) from None

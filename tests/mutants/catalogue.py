@@ -283,9 +283,9 @@ MUTANTS = (
     Mutant(
         "lost wake-up that came with an answer",
         "guardrun/postgres/session.py",
-        "            fresh.add_notify_handler(lambda _: self._ring())\n",
-        "",
-        "psycopg has read the notification together with an answer: no descriptor says so.",
+        "            self._used_at = kernel.now()\n            self._hear(connection)\n",
+        "            self._used_at = kernel.now()\n",
+        "libpq has read the notification together with an answer: no descriptor says so.",
         (f"{_PG_LEASES}::test_what_comes_with_an_answer_is_not_missed",),
     ),
     Mutant(
