@@ -103,6 +103,7 @@ class LeanImport:
 
         package.__getattr__ = look_up  # type: ignore[method-assign]
         sys.modules[name] = package
+        _bind(name, package)
         self._families.add(name.partition(".")[0])
         found += [import_module(f"{name}.{part}") for part in parts]
 
@@ -118,8 +119,12 @@ def _stand_in(name: str) -> ModuleType:
         return getattr(import_module(name), attribute)
 
     module.__getattr__ = load  # type: ignore[method-assign]
-    parent, _, child = name.rpartition(".")
-    if parent in sys.modules and not hasattr(sys.modules[parent], child):
-        # ``import a.b`` does that only for one that it has loaded itself.
-        setattr(sys.modules[parent], child, module)
+    _bind(name, module)
     return module
+
+
+def _bind(name: str, module: ModuleType) -> None:
+    """Make it an attribute of its parent: ``import a.b`` does so for what it loads itself."""
+    parent, _, child = name.rpartition(".")
+    if parent in sys.modules and child not in vars(sys.modules[parent]):
+        setattr(sys.modules[parent], child, module)

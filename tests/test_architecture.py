@@ -144,6 +144,28 @@ _WORDS = ("--lock", "a", "--key", "b", "--log-to", "none", "--", "true")
 _MAIN = "from guardrun.__main__ import main; main()"
 
 
+_ANYWHERE = {"asyncio.base_events", "asyncio.events", "importlib.metadata"}
+_NOT_BY_A_KEEPER = {
+    "postgresql": {
+        *("ctypes.util", "decimal", "json", "ssl", "zoneinfo"),
+        *("psycopg.connection", "psycopg.cursor", "psycopg.types", "psycopg_binary._psycopg"),
+    },
+    "redis": {"hashlib", "redis.asyncio", "redis.client", "redis.cluster", "redis.commands"},
+    "etcd": {"urllib3.connectionpool", "urllib3.poolmanager", "urllib3.http2.connection"},
+    "consul": {"urllib3.connectionpool", "urllib3.poolmanager", "urllib3.http2.connection"},
+}
+
+
+@pytest.mark.parametrize("scheme", _NOT_BY_A_KEEPER)
+def test_a_keeper_imports_no_more_of_its_driver_than_it_needs(scheme: str) -> None:
+    """What drivers import for others is most of what a run with a store waits for at its start."""
+    unwanted = _ANYWHERE | _NOT_BY_A_KEEPER[scheme]
+    code = "import sys; from guardrun.locks.stores import open_leases; open_leases(sys.argv[1])"
+    code += f"; print(sorted({unwanted} & set(sys.modules)))"
+    words = (sys.executable, "-I", "-c", code, f"{scheme}://localhost")
+    assert subprocess.check_output(words, text=True) == "[]\n"
+
+
 def test_no_threads_and_no_asyncio() -> None:
     """No module of the package starts a thread or imports asyncio."""
     for _, path in modules():

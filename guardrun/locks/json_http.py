@@ -14,11 +14,9 @@ from collections.abc import Mapping
 from email.utils import parsedate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
-
 from guardrun import kernel
 from guardrun.locks.bounded import Bounded, dial
+from guardrun.locks.lean_urllib3 import HTTPConnection, HTTPError, HTTPSConnection
 
 if TYPE_CHECKING:
     from guardrun.locks.members import Place
