@@ -158,12 +158,16 @@ _NOT_BY_A_KEEPER = {
 
 @pytest.mark.parametrize("scheme", _NOT_BY_A_KEEPER)
 def test_a_keeper_imports_no_more_of_its_driver_than_it_needs(scheme: str) -> None:
-    """What drivers import for others is most of what a run with a store waits for at its start."""
+    """What drivers import for others is most of what a run with a store waits for at its start.
+
+    Nor do two drivers in one keeper, loaded in the order in which it does that.
+    """
     unwanted = _ANYWHERE | _NOT_BY_A_KEEPER[scheme]
     code = "import sys; from guardrun.locks.stores import open_leases; open_leases(sys.argv[1])"
     code += f"; print(sorted({unwanted} & set(sys.modules)))"
+    code += f"; import guardrun.ledger.postgres; print(sorted({_ANYWHERE} & set(sys.modules)))"
     words = (sys.executable, "-I", "-c", code, f"{scheme}://localhost")
-    assert subprocess.check_output(words, text=True) == "[]\n"
+    assert subprocess.check_output(words, text=True) == "[]\n[]\n"
 
 
 def test_no_threads_and_no_asyncio() -> None:
