@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Tests mostly wait for processes: more workers than cores pay, but not many more.
 WORKERS ?= 4
 
-.PHONY: help install test servers lint types check sim stateful faults crashpoints mutants bench dist deb clean
+.PHONY: help install test servers lint types check sim stateful faults each crashpoints mutants bench dist deb clean
 
 help:
 	@echo 'make install   an environment in .venv with guardrun in it'
@@ -16,6 +16,7 @@ help:
 	@echo 'make check     lint, types, tests: what CI runs'
 	@echo 'make stateful  long random histories of locks, leases and ledgers, against their models'
 	@echo 'make faults    random faults for SECONDS=600, and one table of what came of them'
+	@echo 'make each      ITEMS through a pool that is killed again and again, until done'
 	@echo 'make crashpoints   kill guardrun at every I/O step, and see what the next run finds'
 	@echo 'make mutants   plant bugs, and see the tests notice'
 	@echo 'make bench     the benchmark table'
@@ -71,6 +72,12 @@ faults: SECONDS ?= 600
 faults: $(VENV)/.stamp
 	$(ALONE) sh -c '"$$@"; exit $$?' sh $(BIN)/python tests/fault_campaign.py \
 	  --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+# WORDS="--ledger postgres --pools 2", say: two pools at a time, with the ledger in Postgres.
+each: ITEMS ?= 100000
+each: $(VENV)/.stamp
+	$(ALONE) sh -c '"$$@"; exit $$?' sh $(BIN)/python tests/each_campaign.py --items $(ITEMS) \
+	  $(if $(SEED),--seed $(SEED)) $(WORDS)
 
 # WORDS="--every 5 --seed 1 'sqlite, host lock'", say, is less of it.
 crashpoints: $(VENV)/.stamp
