@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ VICTIMS = (
 COMMAND = """\
 #!/usr/bin/perl
 # Perl, because it starts in a fifth of the time of Python, and there are a hundred thousand.
-my ($place, $host, $parallel, $longest, $mark, $item) = @ARGV;
+my ($place, $limits, $longest, $mark, $item) = @ARGV;
 my ($number) = $item =~ /([0-9]+)/;
 my ($exclusive, $at_once) = (2, 4);
 
@@ -57,11 +57,14 @@ sub complain { open my $out, '>>', "$place/wrong"; syswrite $out, "@_\\n" }
 # Held by all that this COMMAND starts: the kernel knows when two are alive together.
 open my $own, '+>>', "$place/effects/$number" or die;
 flock $own, $exclusive | $at_once or complain "overlap of $item";
-my $slot;
-for my $free (1 .. $parallel + 1) {
-    complain "more than $parallel at once" if $free > $parallel;
-    open $slot, '>>', "$place/$host/$free" or die;
-    last if flock $slot, $exclusive | $at_once;
+my @slots;
+for (split /,/, $limits) {
+    my ($among, $most) = split /:/;
+    for my $free (1 .. $most + 1) {
+        complain "more than $most at once in $among" if $free > $most;
+        open my $slot, '>>', "$place/$among/$free" or die;
+        push @slots, $slot and last if flock $slot, $exclusive | $at_once;
+    }
 }
 open my $count, '>>', "$place/executed" or die;
 syswrite $count, '.';
@@ -81,6 +84,14 @@ syswrite $own, "success $ENV{GUARDRUN_JOB_ID}\\n" unless $code;
 kill 9, $hidden and waitpid $hidden, 0 if $hidden;
 exit $code;
 """.replace("EVERY", str(EVERY)).replace("FAILURES", str(FAILURES))
+
+
+def lay_command(root: Path, among: Iterable[str]) -> Path:
+    """Write the COMMAND, and make what it needs to count who is alive ``among`` whom."""
+    for name in ("effects", *among):
+        (root / name).mkdir()
+    (root / "executed").touch()
+    return write_script(root / "command", COMMAND)
 
 
 @dataclass(frozen=True)
@@ -130,11 +141,7 @@ class Arena:
     @classmethod
     def lay(cls, root: Path, hosts: Sequence[Host], terms: Terms, rng: random.Random) -> Arena:
         """With the COMMAND written there."""
-        (root / "effects").mkdir()
-        for number in range(len(hosts)):
-            (root / str(number)).mkdir()
-        (root / "executed").touch()
-        write_script(root / "command", COMMAND)
+        lay_command(root, map(str, range(len(hosts))))
         return cls(root, hosts, terms, rng, [marker() for _ in hosts])
 
     def words(self, number: int) -> list[str]:
@@ -153,8 +160,8 @@ class Arena:
             *("--key", "{item}", "--log-to", str(host.root / "log"), "--log-level", "warning"),
             *("--retries", str(FAILURES), "--backoff", "1ms..5ms"),
             *("--retry-budget", f"{terms.budget}/7d", "--kill-after", "50ms"),
-            *("--", str(self.root / "command"), str(self.root), str(number)),
-            *(str(terms.parallel), str(terms.longest), self.marks[number]),
+            *("--", str(self.root / "command"), str(self.root), f"{number}:{terms.parallel}"),
+            *(str(terms.longest), self.marks[number]),
         ]
 
     def work_off(self, first: int, count: int) -> None:

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from each_campaign import EVERY, Arena, Terms
+from each_campaign import EVERY, Arena, Terms, lay_command
 from fleet import fleet_host
-from support import Host
+from lease_fleet import SHORT, LeaseFleet, took
+from lease_stores import STORES, lock_name
+from support import Host, eventually, finish, no_survivors
 
 ITEMS = int(os.environ.get("GUARDRUN_TEST_ITEMS", "300"))
 SEED = int(os.environ.get("GUARDRUN_TEST_SEED") or random.SystemRandom().getrandbits(32))
@@ -47,3 +53,57 @@ def test_random_kills_over_postgres(database_url: str, tmp_path: Path, pools: in
     finally:
         for host in hosts:
             host.close()
+
+
+HOSTS, PLACES, SLOTS, EACH = 3, 2, 3, 9
+"""hosts, items at a time on each, over all of them, and items of each"""
+
+
+@pytest.fixture(params=STORES)
+def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LeaseFleet]:
+    """Hosts with one kind of lease store after the other."""
+    own = LeaseFleet.shared(request.param, tmp_path)
+    yield own
+    own.close()
+
+
+def test_slots_over_three_hosts(fleet: LeaseFleet, mark: str) -> None:
+    """Never more than --slots at a time over the fleet, nor than -P on a host, when one is killed.
+
+    The others go on at once: its places are free by its keepers' word, and not by the ttl.
+    """
+    hosts = [fleet.host(str(number)) for number in range(HOSTS)]
+    command = lay_command(fleet.root, ("fleet", *map(str, range(HOSTS))))
+    executed, lock = fleet.root / "executed", lock_name()
+
+    def start(number: int) -> subprocess.Popen[bytes]:
+        items = fleet.root / f"items-{number}"
+        first = 1 + 100 * number  # none is one that fails
+        items.write_bytes(b"".join(b"item %d\n" % (first + one) for one in range(EACH)))
+        limits = f"{number}:{PLACES},fleet:{SLOTS}"
+        with items.open("rb") as stdin:
+            return hosts[number].start(
+                *("each", "-P", str(PLACES), *SHORT, "--lock", lock, "-j", str(SLOTS)),
+                *("--wait", "forever", "--key", "{item}", "--kill-after", "50ms"),
+                *("--", str(command), str(fleet.root), limits, "0.2", mark),
+                stdin=stdin,
+            )
+
+    pools = [start(number) for number in range(HOSTS)]
+    eventually(lambda: executed.stat().st_size >= EACH, 60, "a third of the items")
+    pools[0].kill()
+    begun, before = time.monotonic(), executed.stat().st_size
+    done = min(before + SLOTS, (HOSTS - 1) * EACH)
+    eventually(lambda: executed.stat().st_size >= done, 30, "the others' items")
+    handed = took(begun)
+    assert finish(pools[0]).code == -signal.SIGKILL
+    again = start(0)
+    for pool in (*pools[1:], again):
+        assert (result := finish(pool, 90)).code == 0, result
+    no_survivors(mark)
+    assert not (fleet.root / "wrong").exists(), (fleet.root / "wrong").read_text()
+    assert handed < 8, "longer than its processes need, nearly as long as a lease lasts"
+    for host in hosts:
+        successes = host.rows("SELECT key FROM runs WHERE result = 'success'")
+        assert len({row["key"] for row in successes}) == len(successes) == EACH
+    assert fleet.places(lock) == ()
