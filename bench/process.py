@@ -32,10 +32,11 @@ class Process:
         stdout: int,
         stderr: int,
         clock: Callable[[], int],
+        stdin: str = os.devnull,
     ) -> None:
         self.words = words
         actions = [
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 0, stdin, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_DUP2, stdout, 1),
             (os.POSIX_SPAWN_DUP2, stderr, 2),
         ]

@@ -14,6 +14,7 @@ if __name__ == "__main__":  # bench/ is a package beside guardrun's, and not ins
 
 from bench import (
     crash,
+    each,
     handoff,
     ledger,
     machine,
@@ -56,6 +57,8 @@ class Rounds:
     """that the ledgers hold; the first holds none"""
     pairs: int
     queries: int
+    items: int
+    pools: int
 
 
 DEFAULT = Rounds(
@@ -71,6 +74,8 @@ DEFAULT = Rounds(
     runs=(0, 100_000, 1_000_000),
     pairs=200,
     queries=7,
+    items=1000,
+    pools=5,
 )
 QUICK = Rounds(
     startup=2,
@@ -85,6 +90,8 @@ QUICK = Rounds(
     runs=(0, 1000),
     pairs=10,
     queries=1,
+    items=40,
+    pools=1,
 )
 
 
@@ -121,6 +128,7 @@ def measure(
         here, [*bare, *with_key], bare, crowd, rounds.store_handoff, rounds.idle
     )
     yield from crash.measure(here, [*locks, *bare, *with_key], rounds.crash)
+    yield from each.measure(here, server, rounds.items, rounds.pools)
     yield from ledger.measure(here, server, rounds.runs, rounds.pairs, rounds.queries)
 
 
@@ -154,7 +162,7 @@ def _measure_in(
     here = Scene.lay(place, str(Path(guardrun).absolute()))
     found, absent = subjects.peers()
     remote = remotes.find(here, kept)
-    facts = machine.facts(here, before, [*absent, *remote.missing, *kept.missing])
+    facts = machine.facts(here, before, [*absent, *each.missing(), *remote.missing, *kept.missing])
     facts[2:2] = kept.facts()
     print(*facts, "", sep="\n", flush=True)
     begun = time.monotonic()

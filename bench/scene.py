@@ -134,8 +134,9 @@ class Scene:
         command: Sequence[str],
         locks: Path | None = None,
         stdout: int | None = None,
+        stdin: Path | None = None,
     ) -> Process:
-        """Start COMMAND under a subject, with a directory of locks."""
+        """Start COMMAND under a subject, with a directory of locks; what it reads is a file."""
         where = str(locks or self.place / "locks")
         own = {"GUARDRUN_LOCK_DIR": where, **subject.environment()}
         return Process(
@@ -144,6 +145,7 @@ class Scene:
             self.null if stdout is None else stdout,
             self.stderr,
             self.tool.clock,
+            os.devnull if stdin is None else str(stdin),
         )
 
     def directory(self, name: str) -> Path:
