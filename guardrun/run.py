@@ -15,7 +15,7 @@ from guardrun.errors import DeadlineReached, GuardrunError, StoreUnavailable, To
 from guardrun.lean import NamedTuple
 from guardrun.model import AROUND_US, Attempt, Busy, Claim, Outcome, Refusal
 from guardrun.report import events
-from guardrun.supervisor.retry import insist
+from guardrun.supervisor.retry import FIRST_ANSWER, insist
 from guardrun.units import signal_name
 
 TYPE_CHECKING = False
@@ -169,21 +169,21 @@ def validate_key(plan: Plan, me: Run, tools: Tools, held: Held) -> tuple[Held, E
     wanted = me.key is not None or bool(me.needs) or plan.exec.retry.budget is not None
     if wanted or plan.ledger.on_down == "stop":
         patience, begin = plan.ledger.store_wait, ledger.begin
-        ledger.prepare(
-            kernel.now() + patience
-        )  # that we are slow to start is not the store's fault
+        # That we are slow to start is not the store's fault.
+        ledger.prepare(kernel.now() + max(patience, FIRST_ANSWER))
     else:
         patience, begin = min(plan.ledger.store_wait, ledger.prompt), ledger.announce
     give_up = kernel.now() + max(0.0, plan.wait - (held.waited or 0.0))
     waited_for: Holder | None = None
     try:
         while True:
+            first = kernel.now() + FIRST_ANSWER
             answer = insist(
                 tools.loop,
                 tools.rng,
                 kernel.now() + patience,
                 ledger.retry_cap,
-                lambda due: begin(me, plan.key, due),
+                lambda due: begin(me, plan.key, max(due, first)),  # noqa: B023  at once
             )
             if isinstance(answer, Claim):
                 return held._replace(claim=answer), None

@@ -13,7 +13,7 @@ from guardrun import kernel
 from guardrun.errors import GuardrunError, StoreUnavailable
 from guardrun.keeper import messages
 from guardrun.model import AROUND_US, Busy, Grant, LeaseRequest
-from guardrun.supervisor.retry import insist
+from guardrun.supervisor.retry import FIRST_ANSWER, insist
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ class LeaseProxy:
     def _acquire(self, wanted: LeaseRequest, run: Run, due: float) -> Grant | Busy:
         patience = self._store_wait
         self._asked = True
-        self._link.await_work(self._waiter, kernel.now() + patience)
+        # That our drivers take their time is not the store's fault.
+        self._link.await_work(self._waiter, kernel.now() + max(patience, FIRST_ANSWER))
         while True:
             waits = kernel.now() < due
             acquire = messages.Acquire(wanted, waits, run.key is not None or bool(run.needs))
@@ -114,8 +115,11 @@ class LeaseProxy:
             return Busy(answer.holders, AROUND_US if len(around) >= wanted.slots else answer.reason)
 
     def _insist(self, acquire: messages.Acquire, due: float) -> Grant | Waiting:
+        first = kernel.now() + FIRST_ANSWER
+
         def ask(due: float) -> Any:
-            return self._link.ask(self._waiter, _STORE, acquire, min(due, kernel.now() + _ONE))
+            limit = max(first, min(due, kernel.now() + _ONE))
+            return self._link.ask(self._waiter, _STORE, acquire, limit)
 
         answer: Grant | Waiting = insist(self._waiter, self._rng, due, _CAP, ask)
         return answer

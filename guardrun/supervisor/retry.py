@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     Answer = TypeVar("Answer")
 
+FIRST_ANSWER = 1.0
+"""s that the first question to a store is given, however short ``--store-wait`` is: that says how
+long a store which does not answer is asked again"""
 _FIRST = 0.002
 """s"""
 

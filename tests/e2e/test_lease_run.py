@@ -448,6 +448,12 @@ def test_nobody_listens(host: Host, lock: str, kind: str) -> None:
     assert [row["result"] for row in host.rows()] == ["store_unavailable"]
 
 
+def test_no_patience_at_all(fleet: LeaseFleet, lock: str) -> None:
+    """With --store-wait 0 the store is asked once, and has the time that an answer takes."""
+    result = fleet.host().run(*LEASE, "--lock", lock, "--store-wait", "0", "--", "true")
+    assert result.code == 0, result
+
+
 @pytest.mark.parametrize("kind", DOWN)
 def test_nobody_answers(host: Host, lock: str, kind: str) -> None:
     """The same where connections are made and then nothing comes."""

@@ -153,6 +153,12 @@ def test_a_run_without_a_key_does_not_wait_for_the_ledger(tmp_path: Path) -> Non
         assert host.spooled() == []
 
 
+def test_no_patience_at_all(fleet: FleetHost) -> None:
+    """With --store-wait 0 the ledger is asked once, and has the time that an answer takes."""
+    result = fleet.run("--key", "k", "--store-wait", "0", "--", "true")
+    assert (result.code, fleet.key("k")["state"]) == (0, "succeeded"), result
+
+
 def test_a_ledger_that_is_down_stops_a_run_with_a_key(host: Host) -> None:
     """Exit 69 when --store-wait is over, one line that says what to do; without a key it runs."""
     url = f"postgresql://u@127.0.0.1:{servers.free_port()}/db"
