@@ -300,6 +300,8 @@ class Scribe:
             if self._within:
                 data = data.removeprefix(self._tag)
         self._within = unfinished
+        if self._offered is not None:  # COMMAND's pipe ended before somebody took what stood there
+            data = self._offered[0] + data
         self._offered = (data, unfinished)
         self.again()
 
