@@ -66,8 +66,7 @@ class HostLock(Kept):
 
         Raises UnsafePath, and ConfigError when its holders use another number of slots.
         """
-        if self._directory < 0:
-            self._directory = safety.private_directory(self._spec.directory, "lock directory")
+        self._enter()
         while True:
             held_until = _NEVER
             for slot in range(self._spec.slots):
@@ -92,17 +91,20 @@ class HostLock(Kept):
 
     def holders(self) -> tuple[Holder, ...]:
         """The last ones known to have got a slot."""
+        self._enter()
         return tuple(self._holding(self._read()).values())
 
     def release(self) -> None:
         """Unlock for everyone who shares the descriptors, and close them."""
         for slot in list(self._fds):
             self._let_go(slot)
+        if self._directory >= 0:  # a pool has a lock for every item
+            os.close(self._directory)
+            self._directory = -1
 
     def hold(self, slot: int) -> sidecar.Hold | None:
         """A slot's not-before time; ``None`` where there is none that is not over."""
-        if self._directory < 0:
-            self._directory = safety.private_directory(self._spec.directory, "lock directory")
+        self._enter()
         found = self._read().holds.get(slot)
         return found if found and found.remaining(time.time()) else None
 
@@ -113,8 +115,7 @@ class HostLock(Kept):
         somebody has the slot. Who asks meanwhile finds it busy, as it is until then anyway.
         Raises UnsafePath.
         """
-        if self._directory < 0:
-            self._directory = safety.private_directory(self._spec.directory, "lock directory")
+        self._enter()
         try:
             return try_lock(self._open(slot), self._operation) and self._without(slot, seen)
         finally:
@@ -135,6 +136,10 @@ class HostLock(Kept):
         finally:
             os.close(gate)
         return True
+
+    def _enter(self) -> None:
+        if self._directory < 0:
+            self._directory = safety.private_directory(self._spec.directory, "lock directory")
 
     def _path(self, name: str) -> str:
         return os.path.join(self._spec.directory, name)
