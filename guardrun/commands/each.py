@@ -30,8 +30,10 @@ def each(line: Sequence[str]) -> int:
         from guardrun.pool.dryrun import show
 
         return show(plan, spec, settled.config_file)
+    from guardrun.pool import limits
     from guardrun.pool.perform import perform
 
+    limits.check(plan, spec)
     return perform(plan, spec)
 
 
