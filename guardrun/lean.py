@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 else:
 
     def _new(cls, /, *values, **named):
+        if named or len(values) != len(cls._fields):
+            values = _filled(cls, values, named)
+        return tuple.__new__(cls, values)
+
+    def _filled(cls, values, named):
         missing = cls._fields[len(values) :]
         try:
             values += tuple(
@@ -25,13 +30,18 @@ else:
             raise TypeError(f"{cls.__name__} needs {error.args[0]}") from None
         if named or len(values) != len(cls._fields):
             raise TypeError(f"{cls.__name__} takes {', '.join(cls._fields)}; not {[*named]}")
-        return tuple.__new__(cls, values)
+        return values
 
     def _make(cls, values):
         return cls(*values)
 
     def _replace(self, /, **changes):
-        return type(self)(**(self._asdict() | changes))
+        values = [
+            changes.pop(field, value) for field, value in zip(self._fields, self, strict=True)
+        ]
+        if changes:
+            raise TypeError(f"{type(self).__name__} takes {', '.join(self._fields)}")
+        return tuple.__new__(type(self), values)
 
     def _asdict(self):
         return dict(zip(self._fields, self, strict=True))
