@@ -1,9 +1,9 @@
 """Many items through ``guardrun each`` while its processes are killed, and what became of each.
 
 ``make each ITEMS=100000 SEED=7`` is the long form of ``tests/faults/test_each_faults.py``: items
-come in batches, each batch is called again until all of it has succeeded, and meanwhile the pool and the
-processes around its items are killed at random moments. What COMMAND did is known from the kernel
-(flocks that live as long as any process of it) and from what it wrote down itself.
+come in batches, each batch is called again until all of it has succeeded, and meanwhile the pool
+and the processes around its items are killed at random moments. What COMMAND did is known from the
+kernel (flocks that live as long as any process of it) and from what it wrote down itself.
 The exit code is 1 when something did not hold.
 """
 
