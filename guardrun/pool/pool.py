@@ -225,11 +225,13 @@ class Pool:
             if taken.number in SUSPEND:
                 self._progress.hide()
                 suspend(taken)
-                self._pass(signal.SIGCONT)
+                self._pass(int(signal.SIGCONT))  # an enum cannot be sent
 
     def _stop_all(self) -> None:
         assert self.told is not None
-        self._works.hub.tell(self._running, kernel.Signal(self.told, by_kernel=False))
+        # An item has no terminal: HUP would only be passed on to its COMMAND, which may ignore it.
+        signum = int(signal.SIGTERM) if self.told == signal.SIGHUP else self.told
+        self._works.hub.tell(self._running, kernel.Signal(signum, by_kernel=False))
 
     def _pass(self, signum: int) -> None:
         for crew in self._running.values():
