@@ -20,6 +20,9 @@ WAYS = (
 )
 
 
+WAIT = "until test -e go; do sleep 0.02; done"
+
+
 def descriptors(pid: int) -> int:
     """How many descriptors a process has."""
     return len(os.listdir(f"/proc/{pid}/fd"))
@@ -97,14 +100,13 @@ def test_a_disk_that_is_full(host: Host) -> None:
 
 def test_a_ledger_that_somebody_keeps(host: Host) -> None:
     """With --record-wait over, the outcomes of all items go to the spool, and the next run's in."""
-    words = ("each", "-P", "3", "--record-wait", "0", "--store-wait", "0", "-c", "read x <go")
-    os.mkfifo(host.root / "go")
+    words = ("each", "-P", "3", "--record-wait", "0", "--store-wait", "0", "-c", WAIT)
     assert host.run("--log-to", "none", "--", "true").code == 0
     pool = host.start(*words, stdin=subprocess.PIPE)
     fed(pool, lines(1, 2, 3))
     eventually(lambda: len(host.rows()) == 4, what="they run")
     with busy_ledger(host):
-        (host.root / "go").write_text("x\n" * 3)
+        (host.root / "go").touch()
         result = finish(pool)
     assert (result.code, result.events.count("outcome_spooled")) == (0, 3), result
     assert host.run("--", "true").code == 0
