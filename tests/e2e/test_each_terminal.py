@@ -42,8 +42,13 @@ def test_ctrl_c_twice_stops_them_now(host: Host, shell: Shell, mark: str) -> Non
     (host.root / "items").write_bytes(lines(*[mark] * 5))
     shell.guardrun("each", "-P", "2", "-k", "1h", *QUIET, "--", "sleep", after=" <items")
     sleepers(mark, 2)
+
     # Two that come before one is read are one: whoever means it presses again.
-    eventually(lambda: shell.type(CTRL_C) or not alive(mark), what="all stopped")
+    def pressed() -> bool:
+        shell.type(CTRL_C)
+        return not alive(mark)
+
+    eventually(pressed, what="all stopped")
     assert shell.says("$?") == "130"
     assert [row["result"] for row in host.rows()] == ["interrupted"] * 2
 
