@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from pools import counted, fed, lines
-from support import GUARDRUN, Host, busy_ledger, eventually, finish
+from support import GUARDRUN, Host, busy_ledger, eventually, finish, waits
 
 WAYS = (
     ("--lock", "{item}"),
@@ -36,8 +36,10 @@ def test_an_item_leaves_no_descriptor_open(host: Host, words: tuple[str, ...]) -
     pool = host.start("each", "-P", "2", "--log-to", "none", *words, "-c", string, stdin=-1)
 
     def rest(done: int) -> int:
-        eventually(lambda: len(host.rows()) == done + 1, 30, "all are done")
-        return eventually(lambda: descriptors(pool.pid), what="descriptors")
+        over = "SELECT * FROM runs WHERE result != 'running'"
+        eventually(lambda: len(host.rows(over)) == done + 1, 30, "all are done")
+        eventually(lambda: waits(pool.pid), what="the pool at rest")
+        return descriptors(pool.pid)
 
     fed(pool, lines(*range(1, 5)))
     few = rest(4)
