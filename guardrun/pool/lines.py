@@ -152,6 +152,8 @@ class Turn:
         self._size = 0
         self._first = first
         self._room: Gate | None = None
+        self.begun = False
+        """the item has its lock and its key: COMMAND is being executed"""
         self.done = False
 
     def sheet(self, number: int) -> ItemSheet:
@@ -380,6 +382,7 @@ class LineVoice(Voice):
         self._tag = tag
 
     def output(self, spec: ExecSpec, emit: Callable[[Event], None], held: Held) -> Output:
+        self._turn.begun = True
         return open_output(spec, emit, held, self._pass_on)
 
     def replay(self, chunks: Iterable[Chunk]) -> LineReplay:

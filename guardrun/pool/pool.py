@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import deque
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from guardrun import channel, kernel
@@ -73,7 +74,7 @@ class Pool:
         """why there was no lock for it"""
         self._idle: list[Crew] = []
         self._running: dict[ItemLoop, Crew] = {}
-        self._keys: set[str] = set()
+        self._keys: set[str | None] = set()
         """of items that are running"""
         self._turns: deque[Turn] = deque()
         self._stop_at = _NEVER
@@ -173,20 +174,31 @@ class Pool:
         begun = begin(self._works, taken, loop)
         if begun is not None:
             plan, me = begun
-            if me.key is None:
-                result = carry_out(self._works, plan, me, taken, loop, crew, turn)
-            else:
-                # The same key twice in one input: the second one finds out what the first did.
-                key = me.key
-                self._works.hub.park(lambda: key not in self._keys or bool(loop.told))
+            key = me.key
+            # The same key twice in one input: the second one finds out what the first did.
+            self._works.hub.park(
+                lambda: bool(loop.told) or (key not in self._keys and self._may_ask(turn))
+            )
+            if key is not None:
                 self._keys.add(key)
-                result = carry_out(self._works, plan, me, taken, loop, crew, turn)
-                self._keys.discard(key)
+            result = carry_out(self._works, plan, me, taken, loop, crew, turn)
+            self._keys.discard(key)
         self.counts = self.counts.plus(result)
         del self._running[loop]
         self._idle.append(crew)
         turn.done = True
         self._pass_on()
+
+    def _may_ask(self, turn: Turn) -> bool:
+        """Whether an item may ask for lock and key now.
+
+        In the order of the input, if that is kept: or the last slot could be had by one that waits
+        to write behind one that waits for a slot.
+        """
+        if not self._spec.keep_order:
+            return True
+        before = takewhile(lambda other: other is not turn, self._turns)
+        return all(other.begun or other.done for other in before)
 
     # ------------------------------------------------------------ what they write
 

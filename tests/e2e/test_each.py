@@ -277,6 +277,18 @@ def test_a_loud_follower_is_held_back(host: Host) -> None:
     assert (host.root / "out").read_bytes() == b"123456789\n" * 4_000_000
 
 
+def test_order_and_slots(host: Host) -> None:
+    """With --keep-order slots are had in the order of the input: nobody waits for one behind it."""
+    string = 'head -c 1500000 /dev/zero | tr "\\0" "$1"; echo'
+    result = host.run(
+        *("each", "-P", "4", *QUIET, "--keep-order", "--lock", "api", "-j", "1", "-w", "forever"),
+        *("--key", "k-{item}", "-c", string),
+        data=lines(*"abcdefgh"),
+    )
+    assert result.code == 0, result
+    assert said(result) == [letter * 1_500_000 for letter in "abcdefgh"]
+
+
 def test_output_that_nobody_reads(host: Host) -> None:
     """When our stdout is closed no new items are taken: nothing is done for nobody."""
     read, write = os.pipe()
