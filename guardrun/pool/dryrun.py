@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from guardrun import cli, dryrun
 from guardrun.errors import GuardrunError
-from guardrun.identity import identify
-from guardrun.pool import words
 from guardrun.pool.items import Items
+from guardrun.pool.work import run_of
 
 if TYPE_CHECKING:
     from guardrun.model import EachSpec, Plan
@@ -55,11 +54,7 @@ def _each(spec: EachSpec) -> dict[str, object]:
 def _item(plan: Plan, taken: Taken) -> dict[str, object]:
     said: dict[str, object] = {"item": taken.item.text}
     try:
-        if taken.refused is not None:
-            raise GuardrunError(taken.refused)
-        argv = words.fill(plan.exec.argv, taken.item)
-        filled = plan._replace(exec=plan.exec._replace(argv=argv))
-        run = identify(filled, None, os.environ, None, taken.item)
+        _, run = run_of(plan, taken, None)
     except GuardrunError as error:
         return {**said, "refused": str(error)}
     return {**said, "command": run.argv, "lock": run.lock, "key": run.key, "needs": run.needs}

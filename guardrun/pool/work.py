@@ -100,15 +100,22 @@ class Works(NamedTuple):
     lent: Lent | None = None
 
 
+def run_of(plan: Plan, taken: Taken, waiter: Waiter | None) -> tuple[Plan, Run]:
+    """Make a run of an item: its plan, with the item in COMMAND's words, and who it is.
+
+    Raises GuardrunError with why it cannot be one.
+    """
+    if taken.refused is not None:
+        raise GuardrunError(taken.refused)
+    argv = words.fill(plan.exec.argv, taken.item)
+    plan = plan._replace(exec=plan.exec._replace(argv=argv))
+    return plan, identify(plan, None, os.environ, waiter, taken.item)
+
+
 def begin(works: Works, taken: Taken, loop: ItemLoop) -> tuple[Plan, Run] | None:
     """Make a run of an item; ``None``, and a line in the log, when it cannot be one."""
-    plan = works.plan
     try:
-        if taken.refused is not None:
-            raise GuardrunError(taken.refused)
-        argv = words.fill(plan.exec.argv, taken.item)
-        plan = plan._replace(exec=plan.exec._replace(argv=argv))
-        me = identify(plan, None, os.environ, loop, taken.item)
+        plan, me = run_of(works.plan, taken, loop)
     except GuardrunError as error:
         item = named(taken.item)
         works.log.emit(events.item_refused(time.time(), item, taken.number, str(error)))
