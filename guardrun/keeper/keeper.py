@@ -336,7 +336,7 @@ class Keeper:
         """The supervisor is gone: keep what is held while anything of COMMAND may be alive."""
         dead: set[int] = set()
         while len(dead) < self._term.executed and (
-            self._run is not None or self._place is not None
+            self._run is not None or self._asked is not None or self._place is not None
         ):
             if self._tether.fileno() not in self._wait_for(self._tether.fileno()):
                 continue

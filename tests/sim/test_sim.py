@@ -176,6 +176,23 @@ def test_a_keeper_that_is_stopped_when_it_has_just_replaced_another(
     assert [one.violations for one in played(range(150)) if one.violations] == []
 
 
+def test_what_a_keeper_has_only_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing held any more a row is not called interrupted while COMMAND may be alive."""
+    outlive = Keeper._outlive
+
+    def bereft(self: Keeper) -> None:
+        # Lock and claim were lost, and COMMAND runs on (--on-lease-loss warn, no key); whether the
+        # row was ever stored the keeper was not told.
+        if self._run is not None and self._run.key is None:
+            self._asked, self._run, self._claim = self._run, None, None
+            self._wanted = self._place = None
+        outlive(self)
+
+    monkeypatch.setattr(Keeper, "_outlive", bereft)
+    told = [rule for one in played(range(100)) for rule in one.violations]
+    assert [rule for rule in told if rule.startswith("R: ")] == []
+
+
 def test_the_real_world_comes_back() -> None:
     """Nothing of the simulator stays in the modules that it was put into."""
     before = {name: vars(sys.modules[f"guardrun.{name}"]).copy() for name in REPLACED}
