@@ -47,5 +47,6 @@ def _with_places(plan: Plan, given: Given, objects: bool) -> Plan:
                 'the item is its first argument: write "$1"'
             )
         argv = (*argv, "sh")  # $0
-    words.check(argv, objects)
+    names = (plan.lock and plan.lock.name, plan.key.key, *plan.key.needs)
+    words.check((*argv, *(name for name in names if name)), objects)
     return plan._replace(exec=plan.exec._replace(argv=argv))

@@ -37,7 +37,7 @@ def _value(place: re.Match[str], item: Item) -> str:
 
 
 def check(words: Sequence[str], objects: bool) -> None:
-    """See that the places in COMMAND's words fit the kind of items. Raises UsageError."""
+    """See that the places in words or names fit the kind of items. Raises UsageError."""
     for word in words:
         for place in _PLACE.finditer(word):
             if place.group(1) is not None and not objects:

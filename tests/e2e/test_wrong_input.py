@@ -84,6 +84,7 @@ def command(*words: str | bytes) -> tuple[str | bytes, ...]:
         ("each", "-0", "--jsonl", "--", "touch", "started"),
         ("each", "--ping-url", "http://localhost/", "--", "touch", "started"),
         ("each", "--", "touch", "{item.name}"),
+        ("each", "--key", "k-{item.id}", "--", "touch", "started"),
         ("each", "-c", "touch {item}"),
         ("prune",),
         ("each",),
