@@ -181,16 +181,11 @@ class Crew:
         """An item is done: keep what can serve another, and let the rest end."""
         link, guard = self._link, self._guard
         clean = link is None or (link.held is None and link.place is None and not link.owes)
-        if clean and (guard is None or guard.fit):
-            return
-        self._guard = self._link = self._bond = None
-        if guard is not None:
-            guard.part()
-        if link is not None:
-            link.release()
+        if not clean or (guard is not None and not guard.fit):
+            self.end()
 
     def end(self) -> None:
-        """The pool is done."""
+        """Let go of all of it; the next item gets another."""
         guard, link = self._guard, self._link
         self._guard = self._link = self._bond = None
         if guard is not None:

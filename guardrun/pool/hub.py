@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from guardrun.report.log import Log
     from guardrun.supervisor.loop import Terminal, Woken
 
-_NEVER = float("inf")
 _PATIENCE = 2
 """rounds in which somebody else had something to do, before what is to be committed is"""
 
@@ -116,12 +115,16 @@ class Hub:
         return woken
 
     def _go_on_parked(self) -> None:
-        parked, self._parked = self._parked, []
-        for item, until in parked:
-            if until():
-                item.switch()
-            else:
-                self._parked.append((item, until))
+        went_on = True
+        while went_on:  # what one of them does may be what another waits for
+            went_on = False
+            parked, self._parked = self._parked, []
+            for item, until in parked:
+                if until():
+                    went_on = True
+                    item.switch()
+                else:
+                    self._parked.append((item, until))
 
     # ------------------------------------------------------------ for the items
 

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 LONG_LINE = 1 << 20
 """bytes of a line that are kept until its end comes; then it begins to be written all the same"""
 _AHEAD = 1 << 20
-_PIECE = 64 << 10
 
 
 class Gate:
