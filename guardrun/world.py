@@ -64,7 +64,7 @@ def perform(plan: Plan) -> NoReturn:
             me,
             loop,
             log,
-            lambda: Guard(loop.terminal.group, mask, bond, spare),
+            lambda: Guard(loop.terminal.group, mask, bond, spare, ends_of(link)),
             stdin,
             reports,
         ),
@@ -238,6 +238,14 @@ def start_keeper(
         pass  # the first question starts it, or says why not
     loop.keeper = link
     return link, Bond(term, (wardens,))
+
+
+def ends_of(link: Link | None) -> tuple[int, ...]:
+    """Our end of the way to the keeper, which nobody else may have: it knows of our end by that.
+
+    A backstop that was stopped would keep it, and with it a lock whose run is over.
+    """
+    return () if link is None or link.fileno() < 0 else (link.fileno(),)
 
 
 def _end(outcome: Outcome, loop: Loop, log_to: str) -> int:

@@ -14,7 +14,7 @@ from guardrun.ledger.spool import Spool
 from guardrun.model import Event, Outcome, Plan, Run
 from guardrun.supervisor.guard import Guard
 from guardrun.supervisor.loop import PASSED, STOP, ProcessLoop, Terminal
-from guardrun.world import start_keeper
+from guardrun.world import ends_of, start_keeper
 
 from .command import CommandProcess, Habits, draw_habits
 from .drivers import SimLedger, SimSpool
@@ -135,7 +135,12 @@ class Job:
             ledger=None if scene.ledger is None else LedgerProxy(link, loop, rng),
             spool=spool,
             command=Command(
-                plan.exec, self.me, loop, log, lambda: Guard(None, frozenset(), bond, spare), None
+                plan.exec,
+                self.me,
+                loop,
+                log,
+                lambda: Guard(None, frozenset(), bond, spare, ends_of(link)),
+                None,
             ),
         )
 
