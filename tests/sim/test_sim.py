@@ -126,7 +126,11 @@ def test_stopped_between_the_look_at_the_term_and_the_start(
     monkeypatch.setattr(stand_in, "posix_spawnp", late)
     schedules = played(range(40))
     assert [one.violations for one in schedules if one.violations] == []
-    killed = sum(one.counts["killed before it was too late to start"] for one in schedules)
+    killed = sum(
+        one.counts["killed before it was too late to start"]
+        for one in schedules
+        if not any(what.startswith("fault: ") for what in one.counts)  # it may take the backstop
+    )
     assert (killed > 0) == (left_alone != "backstop")  # which ends a stopped warden itself
 
 
