@@ -326,6 +326,8 @@ class Ended(NamedTuple):
     ``warden_lost``; ``not_started`` when exec failed (then ``exit_code`` is 126 or 127)"""
     orphans: int = 0
     """processes that COMMAND left running at a normal end"""
+    why: str | None = None
+    """what the kernel said when exec failed, beyond that there is no such file"""
 
 
 class Attempt(NamedTuple):

@@ -255,7 +255,8 @@ def _end(outcome: Outcome, loop: Loop, log_to: str) -> int:
         return cli.die_by(die_by)
     if outcome.exit_code in _OURS and not outcome.attempts and outcome.reason:
         cli.say(outcome.reason)
-    elif log_to == "none" and outcome.reason in NOT_EXECUTED:  # else nobody would ever hear of it
+    elif log_to == "none" and (outcome.reason or "").startswith(NOT_EXECUTED):
+        # Else nobody would ever hear of it.
         cli.say(f"{outcome.run.argv[0]}: {outcome.reason}")
     return outcome.exit_code
 

@@ -52,10 +52,9 @@ def judge(ended: Ended, spec: ExecSpec) -> Verdict:
             return Verdict("lease_lost", LEASE_LOST)
         case "warden_lost":
             return Verdict("interrupted", "the process that watches COMMAND was killed")
-        case "not_started" if ended.exit_code == _NOT_FOUND:
-            return Verdict("failed", NOT_EXECUTED[0])
         case "not_started":
-            return Verdict("failed", NOT_EXECUTED[1])
+            said = NOT_EXECUTED[ended.exit_code != _NOT_FOUND]
+            return Verdict("failed", said if ended.why is None else f"{said}: {ended.why}")
     if ended.signal is not None:
         return Verdict("failed", f"ended by {signal_name(ended.signal)}")
     if ended.exit_code in spec.success_codes:

@@ -112,8 +112,8 @@ def watch(
                 log.open()
             case channel.NotStarted(problem):
                 output.close()
-                code = 127 if problem == errno.ENOENT else 126
-                return Execution(Ended(code, None, "not_started"), told, started_at, now - begun)
+                ended = _not_started(order.argv[0], problem)
+                return Execution(ended, told, started_at, now - begun)
             case channel.Unkillable(pids):
                 last = mercy = _NEVER  # the warden is at work; it is the kernel that can't
                 log.emit(events.unkillable(time.time(), number, pids))
@@ -219,6 +219,15 @@ def sweep(loop: Loop, guard: Guard, signum: int, grace: float) -> int | None:
         if kernel.now() >= last:
             guard.seize()
             return told
+
+
+def _not_started(program: str, problem: int) -> Ended:
+    if problem != errno.ENOENT:
+        return Ended(126, None, "not_started", why=os.strerror(problem))
+    # The kernel says the same of a script whose interpreter is missing, or ends with a CR.
+    there = "/" in program and os.path.exists(program)
+    why = "the file is there, its interpreter (#!) is not" if there else None
+    return Ended(127, None, "not_started", why=why)
 
 
 def _ended(status: int, cause: str | None, orphans: int) -> Ended:

@@ -8,6 +8,7 @@ import pty
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from support import Host, Result, eventually, finish, log_lines, queued
@@ -242,15 +243,35 @@ def test_the_lines_of_a_run_that_was_told_to_stop(host: Host) -> None:
     assert (last["exit_code"], last["level"]) == (128 + signal.SIGTERM, "warning")
 
 
-@pytest.mark.parametrize(("command", "code"), [("/nonexistent/command", 127), ("/etc/passwd", 126)])
+@pytest.mark.parametrize(
+    ("command", "code", "reason"),
+    [
+        ("/nonexistent/command", 127, "COMMAND is not found"),
+        ("no-such-command", 127, "COMMAND is not found"),
+        (
+            "./from-windows",
+            127,
+            "COMMAND is not found: the file is there, its interpreter (#!) is not",
+        ),
+        ("./no-program", 126, "COMMAND cannot be executed: Permission denied"),
+        ("./no-program/job", 126, "COMMAND cannot be executed: Not a directory"),
+    ],
+)
 def test_the_lines_of_a_command_that_cannot_be_executed(
-    host: Host, command: str, code: int
+    host: Host, tmp_path: Path, command: str, code: int, reason: str
 ) -> None:
-    """COMMAND cannot be executed: a failed run, whose reason says why."""
+    """COMMAND cannot be executed: a failed run, whose reason says why, wherever the log goes."""
+    script = tmp_path / "from-windows"
+    script.write_text("#!/bin/sh\r\ntrue\r\n")
+    script.chmod(0o755)
+    (tmp_path / "no-program").touch(0o644)
+    command = command.replace("./", f"{tmp_path}/")
     result = check(host.run("--", command))
     last = result.finished
     assert (last["result"], last["exit_code"], last["level"]) == ("failed", code, "error")
-    assert last["reason"]
+    assert last["reason"] == reason
+    silent = host.run("--log-to", "none", "--", command)
+    assert (silent.code, silent.stderr) == (code, f"guardrun: {command}: {reason}\n".encode())
 
 
 def test_every_run_has_an_id_of_its_own(host: Host) -> None:

@@ -42,7 +42,10 @@ def spec(retries: int = 3, retry_on: Codes | None = None) -> ExecSpec:
         (SUCCESS, Verdict("success")),
         (exited(3), Verdict("failed", "exit code 3")),
         (killed(9), Verdict("failed", "ended by SIGKILL")),
-        (Ended(126, None, "not_started"), Verdict("failed", "COMMAND cannot be executed")),
+        (
+            Ended(126, None, "not_started", why="Permission denied"),
+            Verdict("failed", "COMMAND cannot be executed: Permission denied"),
+        ),
         (Ended(127, None, "not_started"), Verdict("failed", "COMMAND is not found")),
         (Ended(None, 15, "timeout"), Verdict("timeout", "timeout of 5m")),
         (Ended(0, None, "timeout"), Verdict("timeout", "timeout of 5m")),
