@@ -75,8 +75,7 @@ class Keeper:
         """the place that is held, or waited for, or may be ours without our hearing of it"""
         self._place: Holding | None = None
         self._idle_at = _NEVER
-        # Where lock and ledger are one, what wakes us is what we claim by.
-        self._turn = Turn(None if stores.together else stores.ledger)
+        self._turn = Turn(stores.ledger)
 
     def serve(self, run: Run | None, place: LeaseRequest | None) -> None:
         """Work until released, or until the supervisor is gone and all is told.

@@ -1061,6 +1061,28 @@ def test_a_silent_connection_is_asked_before_it_is_relied_on(
     claimed(ledger.begin(make_run("k"), K))
 
 
+def test_getting_ready_has_a_claim_planned_once_for_each_connection(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server process knows its way about before the claim comes; nothing is written."""
+    said: list[str] = []
+    transact = session.Session.transact
+
+    def heard(self: session.Session, due: float, *statements: Any, **how: Any) -> Any:
+        said.extend(text for text, _ in statements)
+        return transact(self, due, *statements, **how)
+
+    monkeypatch.setattr(session.Session, "transact", heard)
+    ledger = store.open()
+    for times in (1, 2):
+        for _ in range(2):
+            ledger.prepare(due())
+        assert said == [f"EXPLAIN {sql.statements('postgres', 'run')['claim']}"] * times
+        ledger.idle()
+    assert store.sql("SELECT FROM guardrun.keys UNION ALL SELECT FROM guardrun.runs") == []
+    claimed(ledger.begin(make_run("k"), K))
+
+
 def test_no_connection_is_kept(store: PostgresStore) -> None:
     """After idle the server has one connection less, and the next call works all the same."""
     ledger = store.open()
