@@ -109,6 +109,23 @@ def test_a_grant_that_is_carried_out_again(
     assert grant.fence == stands.fence
 
 
+def test_somebody_was_faster(shared: EtcdStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who found the lock free, and comes second, is told who has it."""
+    one, two = shared.open(), shared.open()
+    first, second = [request(lock) for lock in [lock_name()] * 2]
+    new_lease = Session.new_lease
+
+    def meanwhile(self: Session, *words: Any) -> int:
+        monkeypatch.setattr(Session, "new_lease", new_lease)
+        granted(two.acquire(second, False, due()))
+        return new_lease(self, *words)
+
+    monkeypatch.setattr(Session, "new_lease", meanwhile)
+    said = busy(one.acquire(first, False, due()))
+    assert [holder.owner for holder in said.holders] == [second.owner]
+    assert two.renew(second, due())
+
+
 class TestLosing:
     def test_extended_without_a_ttl(
         self, shared: EtcdStore, monkeypatch: pytest.MonkeyPatch

@@ -368,7 +368,7 @@ MUTANTS = (
         """            only_if = [unchanged | {"range_end": coded(beyond(entries))}]\n""",
         "            only_if = []\n",
         "Of two that find the lock free at once, both get it.",
-        (f"{_LEASES}::TestHolding::test_no_overlap[etcd]",),
+        (f"{_ETCD}::test_somebody_was_faster",),
         simulated=True,
     ),
     Mutant(
