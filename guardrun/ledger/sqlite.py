@@ -274,7 +274,7 @@ def _found(row: tuple[Any, ...], now: int) -> Found:
 def _finish_key(db: sqlite3.Connection, outcome: Outcome) -> bool:
     """The compare-and-set on the claim's token; False when the claim is somebody else's."""
     run, claim = outcome.run, outcome.claim
-    if run.key is None or (claim is None and not outcome.attempts):
+    if run.key is None:
         return True
     state = key_state(outcome)
     finished_at = microseconds(outcome.finished_at)
@@ -289,9 +289,12 @@ def _finish_key(db: sqlite3.Connection, outcome: Outcome) -> bool:
         "state": state,
         "finished_at": finished_at,
         "expires_at": expires_at,
+        # A claim whose commit was answered with an error may have happened all the same.
+        "token": run.token if claim is None else claim.token,
     }
-    if claim is None:
-        if state == "succeeded":
-            db.execute(_SQL["unclaimed_success"], values | run_values(run))
-        return True
-    return db.execute(_SQL["finish_key"], values | {"token": claim.token}).rowcount == 1
+    moved = db.execute(_SQL["finish_key"], values).rowcount == 1
+    if claim is not None:
+        return moved
+    if not moved and state == "succeeded":
+        db.execute(_SQL["unclaimed_success"], values | run_values(run))
+    return True

@@ -9,9 +9,9 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from ledgers import (
@@ -31,8 +31,13 @@ from ledgers import (
 from guardrun import sql
 from guardrun.errors import StoreOutdated, StoreUnavailable, UnsafePath
 from guardrun.ledger.live import LiveFile
+from guardrun.ledger.sqlite import SqliteLedger
 from guardrun.ledger.sqlite_file import SCHEMA, connect
-from guardrun.model import FOREVER, Budget, Captured, KeySpec
+from guardrun.ledger.sqlite_writer import Transactions
+from guardrun.model import FOREVER, Budget, Captured, KeySpec, Refusal
+
+if TYPE_CHECKING:
+    from guardrun.ledger.sqlite_writer import Value
 
 DAY = 86400.0
 K = KeySpec("k")
@@ -398,6 +403,34 @@ def test_a_run_whose_begin_failed_may_still_be_recorded(store: SqliteStore) -> N
     blocker.close()
     assert ledger.finish(ended(run, None))
     assert store.row(run).result == "success"
+
+
+class CommitsAndFails(Transactions):
+    """A disk that has what was written, and says that it has not, as a failed fsync(2) may."""
+
+    def write(self, synchronous: str, body: Callable[[sqlite3.Connection], Value]) -> Value:
+        super().write(synchronous, body)
+        raise StoreUnavailable("reading or writing failed")
+
+
+@pytest.mark.parametrize(
+    ("executed", "next_run"), [(None, None), ("success", "duplicate"), ("failed", None)]
+)
+def test_a_claim_that_was_never_heard_of_is_moved_on_by_the_outcome(
+    store: SqliteStore, executed: str | None, next_run: str | None
+) -> None:
+    """The commit failed, and had happened: what the run tells of its end holds for that claim."""
+    run = make_run("k")
+    unheard = SqliteLedger(str(store.path), store.clock, writer=CommitsAndFails(str(store.path)))
+    with pytest.raises(StoreUnavailable):
+        unheard.begin(run, K)
+    ledger = store.open()
+    assert refusal(ledger.begin(make_run("k"), K)).kind == "held"
+    outcome = refused(run, "store_unavailable") if executed is None else ended(run, None, executed)
+    assert ledger.finish(outcome)
+    unheard.close()
+    said = ledger.begin(make_run("k"), KeySpec("k", on_interrupted="stop"))
+    assert (said.kind if isinstance(said, Refusal) else None) == next_run
 
 
 @pytest.mark.parametrize("content", [b"no database at all, just text\n" * 100, b"\0" * 8192])
