@@ -445,6 +445,32 @@ def test_a_success_without_a_claim_comes_after_a_run_that_vanished(store: Store)
     assert (said.kind, said.holder and said.holder.job_id) == ("duplicate", later.job_id)
 
 
+def test_a_success_without_a_claim_comes_after_one_that_has_expired(store: Store) -> None:
+    """A success that blocked nobody any more does not keep the next one from blocking."""
+    ledger = store.open()
+    run_key(ledger, "k", key_ttl=60.0, finished_at=store.clock())
+    store.clock.pass_by(100)
+    later = make_run("k", started_at=store.clock())
+    store.clock.pass_by(10)
+    assert ledger.finish(ended(later, None, finished_at=store.clock(), key_ttl=60.0))
+    store.clock.pass_by(10)
+    said = refusal(ledger.begin(make_run("k"), K))
+    assert (said.kind, said.holder and said.holder.job_id) == ("duplicate", later.job_id)
+    store.clock.pass_by(60)
+    claimed(ledger.begin(make_run("k"), K))
+
+
+def test_a_success_without_a_claim_leaves_one_that_blocks(store: Store) -> None:
+    """The first success stays the key's, with its own time to live."""
+    ledger = store.open()
+    first = run_key(ledger, "k", key_ttl=200.0, finished_at=store.clock())
+    store.clock.pass_by(100)
+    later = make_run("k", started_at=store.clock())
+    assert ledger.finish(ended(later, None, finished_at=store.clock() + 1.5))
+    said = refusal(ledger.begin(make_run("k"), K))
+    assert (said.kind, said.holder and said.holder.job_id) == ("duplicate", first.job_id)
+
+
 def test_a_success_without_a_claim_yields_to_later_truth(store: Store) -> None:
     """It neither takes a key from a run that holds it, nor rewrites what began after it."""
     ledger = store.open()

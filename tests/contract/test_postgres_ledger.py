@@ -530,6 +530,25 @@ def test_a_completion_lasts_as_long_as_the_claim_said(store: PostgresStore) -> N
     assert claimed(ledger.begin(make_run("k"), STOP)).interrupted is None
 
 
+def test_a_success_without_a_claim_comes_after_a_completion_that_has_expired(
+    store: PostgresStore,
+) -> None:
+    """Only then: what COMMAND completed is a success as any other."""
+    ledger = store.open()
+    run = make_run("k")
+    claimed(ledger.begin(run, K._replace(ttl=60.0)))
+    with completing(store, run):
+        pass
+    ledger = store.vanish(ledger, run)
+    for passes, whose in ((10, run), (100, None)):
+        store.clock.pass_by(passes)
+        later = make_run("k", started_at=store.clock())
+        assert ledger.finish(ended(later, None, finished_at=store.clock()))
+        said = refusal(ledger.begin(make_run("k"), K))
+        owner = said.holder and said.holder.job_id
+        assert (said.kind, owner) == ("duplicate", (whose or later).job_id)
+
+
 def test_a_zombie_cannot_complete(store: PostgresStore) -> None:
     """Whose claim was taken over cannot commit, and the new holder is not disturbed."""
     ledger = store.open()

@@ -264,19 +264,18 @@ class LedgerModel:
         return True
 
     def _succeed_unclaimed(self, outcome: Outcome, ended_ago: float, now: float) -> None:
-        """A run that went on without the ledger yields to what began after it, and to a success."""
+        """A run that went on without the ledger yields to what began after it, and to a success
+        that had not expired when it ended."""
         run, key = outcome.run, outcome.run.key
         assert key is not None
         held = self.keys.get(key)
         if key_state(outcome) != "succeeded" or (held is not None and held.token == run.token):
             return
         claimed_at = now - ended_ago - (outcome.finished_at - run.started_at)
-        if held is not None:
-            lapsed = held.state == "running" and (held.claim_until or 0.0) <= now
-            if not (held.state in ("failed", "interrupted") or lapsed):
-                return
-            if held.claimed_at > claimed_at or self._completed(held) is not None:
-                return
+        if held is not None and (
+            held.claimed_at > claimed_at or not self._gives_way(held, now - ended_ago, now)
+        ):
+            return
         self.keys[key] = Key(
             "succeeded",
             None,
@@ -288,6 +287,16 @@ class LedgerModel:
             finished_at=now - ended_ago,
             expires_at=now - ended_ago + outcome.key_ttl,
         )
+
+    def _gives_way(self, held: Key, ended_at: float, now: float) -> bool:
+        """Whether the key is free for a success without a claim that came then."""
+        if held.state == "succeeded":
+            return held.expires_at is not None and held.expires_at <= ended_at
+        completed = self._completed(held)
+        if completed is not None:
+            return completed + held.key_ttl <= ended_at
+        lapsed = held.state == "running" and (held.claim_until or 0.0) <= now
+        return held.state in ("failed", "interrupted") or lapsed
 
     def interrupt(self, run: Run) -> None:
         """Record that the run was cut off, and nothing of COMMAND is alive."""

@@ -154,8 +154,8 @@ UPDATE guardrun.runs
 
 -- name: unclaimed_success
 -- Of a run that went on without the ledger; before "finish", in the same transaction. It yields to
--- whatever began after it, and to every success; without a token it is nobody's claim. By the
--- server's clock, the run's instants being so many microseconds ago.
+-- whatever began after it, and to every success that had not expired when it ended; without a token
+-- it is nobody's claim. By the server's clock, the run's instants being so many microseconds ago.
 INSERT INTO guardrun.keys AS held (id, key, state, job_id, owner, fingerprint, claimed_at,
                                    finished_at, expires_at, key_ttl_us)
 SELECT %(key_id)s, %(key)s, 'succeeded', %(job_id)s::uuid, %(owner)s, %(fingerprint)s,
@@ -171,10 +171,14 @@ ON CONFLICT (id) DO UPDATE
        fingerprint = excluded.fingerprint, follows = NULL, claimed_at = excluded.claimed_at,
        claim_until = NULL, finished_at = excluded.finished_at, expires_at = excluded.expires_at,
        key_ttl_us = excluded.key_ttl_us
- WHERE (held.state IN ('failed', 'interrupted')
-        OR held.state = 'running' AND held.claim_until <= clock_timestamp())
-   AND held.claimed_at <= excluded.claimed_at
-   AND guardrun.completed_at(held.token) IS NULL
+ WHERE held.claimed_at <= excluded.claimed_at
+   AND CASE WHEN held.state = 'succeeded' THEN held.expires_at <= excluded.finished_at
+            WHEN guardrun.completed_at(held.token) IS NOT NULL
+            THEN guardrun.completed_at(held.token)
+                 + held.key_ttl_us * interval '1 microsecond' <= excluded.finished_at
+            ELSE held.state IN ('failed', 'interrupted')
+                 OR held.state = 'running' AND held.claim_until <= clock_timestamp()
+       END
 
 -- name: finish
 -- The compare-and-set, on the claim's token. A key that was found interrupted takes the late truth

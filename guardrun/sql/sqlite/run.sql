@@ -86,14 +86,16 @@ UPDATE keys
 
 -- name: unclaimed_success
 -- Of a run that went on without the ledger. It yields to whatever began after it, and to every
--- success; its empty token is nobody's claim.
+-- success that had not expired when it ended; its empty token is nobody's claim.
 INSERT INTO keys (key, state, token, job_id, owner, fingerprint, claimed_at, finished_at, expires_at)
 VALUES (:key, 'succeeded', '', :job_id, :owner, :fingerprint, :started_at, :finished_at, :expires_at)
 ON CONFLICT (key) DO UPDATE
    SET state = 'succeeded', token = '', job_id = excluded.job_id, owner = excluded.owner,
        fingerprint = excluded.fingerprint, claimed_at = excluded.claimed_at,
        finished_at = excluded.finished_at, expires_at = excluded.expires_at
- WHERE keys.state IN ('failed', 'interrupted') AND keys.claimed_at <= excluded.claimed_at;
+ WHERE (keys.state IN ('failed', 'interrupted')
+        OR (keys.state = 'succeeded' AND keys.expires_at <= excluded.finished_at))
+   AND keys.claimed_at <= excluded.claimed_at;
 
 -- name: mark_stale
 UPDATE runs SET stale = 1 WHERE job_id = :job_id;
