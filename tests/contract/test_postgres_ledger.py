@@ -28,8 +28,9 @@ from support import eventually
 from guardrun import kernel, sql
 from guardrun.errors import ConfigError, StoreOutdated, StoreUnavailable
 from guardrun.ledger.postgres import PostgresLedger
+from guardrun.ledger.records import dead_runs, open_records
 from guardrun.ledger.rows import CUT_OFF
-from guardrun.model import FOREVER, Attempt, Budget, Captured, KeySpec, Run
+from guardrun.model import FOREVER, Attempt, Budget, Captured, KeySpec, LedgerSpec, Run
 from guardrun.postgres import session
 from guardrun.postgres.schema import SCHEMA, Migration, migrate, pending
 
@@ -528,6 +529,25 @@ def test_a_completion_lasts_as_long_as_the_claim_said(store: PostgresStore) -> N
     store.clock.pass_by(store.tick)
     assert refusal(ledger.begin(make_run("n", needs=("k",)), KeySpec("n"))).kind == "needs"
     assert claimed(ledger.begin(make_run("k"), STOP)).interrupted is None
+
+
+@pytest.mark.parametrize("end", ["failed", None])
+def test_a_run_whose_key_was_completed_is_not_dead(store: PostgresStore, end: str | None) -> None:
+    """However it ended: nothing is left to be done, and another run would be a duplicate."""
+    ledger = store.open()
+    run, other = make_run("k"), make_run("x")
+    claim, _ = claimed(ledger.begin(run, K)), claimed(ledger.begin(other, KeySpec("x")))
+    with completing(store, run):
+        pass
+    if end is None:
+        store.vanish(ledger, run)
+    else:
+        assert ledger.finish(ended(run, claim, end))
+    assert store.open().finish(ended(other, None, "failed"))
+    records = open_records(LedgerSpec(store.url, str(store.directory)))
+    assert records is not None
+    assert [found.job_id for found in dead_runs(records, None, None)] == [other.job_id]
+    records.close()
 
 
 def test_a_success_without_a_claim_comes_after_a_completion_that_has_expired(

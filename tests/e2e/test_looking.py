@@ -78,6 +78,17 @@ def test_a_key_is_made_good_by_its_own_success(place: Place) -> None:
     assert dead(place) == []
 
 
+def test_who_waited_for_the_key_makes_good_what_started_later(place: Place) -> None:
+    """Which of two started first is no matter, on one host or by two clocks: who had it last is."""
+    ledger = place.open()
+    failed = run_key(ledger, "k", "failed", started_at=START + 1)
+    assert dead(place) == [failed.job_id]
+    run_key(ledger, "k", started_at=START, key_ttl=0.0)
+    assert dead(place) == []
+    again = run_key(ledger, "k", "failed", started_at=START + 2)
+    assert dead(place) == [again.job_id]
+
+
 def test_what_was_cut_off_is_dead_and_what_runs_is_not(place: Place) -> None:
     """A run whose host is gone is among the dead, a living one is not."""
     place.open().begin(make_run(job="alive"), KeySpec(None))

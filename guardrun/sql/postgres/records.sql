@@ -67,16 +67,23 @@ started_at < timestamptz 'epoch' + %(until)s * interval '1 microsecond'
 -- name: for_good
 -- Nothing has succeeded in its place: the key, or without one the job. Each probe is one look into
 -- runs_by_key or runs_by_job: asked for the next success, and not whether there is one, the planner
--- does not hope to come across it by reading the table.
+-- does not hope to come across it by reading the table. Claims of one key come one after the other,
+-- and each with its run's row; who waited for it may have started first, or have a slow clock, by a
+-- day at most. What COMMAND itself completed has succeeded, however its run ended.
 CASE WHEN key_id IS NULL
      THEN (SELECT 1 FROM guardrun.runs AS later
             WHERE left(later.job, 128) = left(runs.job, 128) AND later.job = runs.job
               AND later.started_at > runs.started_at AND later.result = 'success'
             ORDER BY later.started_at, later.id
             LIMIT 1) IS NULL
-     ELSE NOT EXISTS (SELECT FROM guardrun.runs AS later
-                       WHERE later.key_id = runs.key_id AND later.started_at > runs.started_at
-                         AND later.result = 'success')
+     ELSE NOT EXISTS (SELECT FROM guardrun.completions WHERE completions.token = runs.token)
+          AND NOT EXISTS (SELECT FROM guardrun.runs AS later
+                           WHERE later.key_id = runs.key_id AND later.result = 'success'
+                             AND later.started_at > runs.started_at - interval '1 day'
+                             AND CASE WHEN later.token IS NULL OR runs.token IS NULL
+                                      THEN later.started_at > runs.started_at
+                                      ELSE later.id > runs.id
+                                 END)
 END
 
 -- name: jobs

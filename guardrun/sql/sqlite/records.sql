@@ -40,14 +40,19 @@ started_at < :until
 
 -- name: for_good
 -- Nothing has succeeded in its place: the key, or without one the job. Each probe is one look into
--- runs_by_key or runs_by_job.
+-- runs_by_key or runs_by_job. Claims of one key come one after the other, and each with its run's
+-- row; who waited for it may have started first, by a day at most.
 CASE WHEN key IS NULL
      THEN NOT EXISTS (SELECT 1 FROM runs AS later
                        WHERE later.job = runs.job AND later.started_at > runs.started_at
                          AND later.result = 'success')
      ELSE NOT EXISTS (SELECT 1 FROM runs AS later
-                       WHERE later.key = runs.key AND later.started_at > runs.started_at
-                         AND later.result = 'success')
+                       WHERE later.key = runs.key AND later.result = 'success'
+                         AND later.started_at > runs.started_at - 86400000000
+                         AND CASE WHEN later.token IS NULL OR runs.token IS NULL
+                                  THEN later.started_at > runs.started_at
+                                  ELSE later.id > runs.id
+                             END)
 END
 
 -- name: jobs
