@@ -114,8 +114,15 @@ class Spool:
         """Have the output of such outcomes recorded as well. Raises ``StoreUnavailable``."""
         for path in self.late():
             try:
-                ledger.finish(self.load(path), due)
-            except (OSError, ValueError, OverflowError, StoreOutdated):
+                outcome = self.load(path)
+            except StoreOutdated:
+                continue  # a newer version's
+            except (OSError, ValueError):
+                _set_aside(path)
+                continue
+            try:
+                ledger.finish(outcome, due)
+            except (ValueError, OverflowError):
                 _set_aside(path)
             else:
                 self.remove(path)

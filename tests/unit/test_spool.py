@@ -482,3 +482,21 @@ def test_output_that_cannot_be_recorded_now_keeps_waiting(spool: Spool) -> None:
     with pytest.raises(StoreUnavailable):
         spool.complete(ledger)
     assert len(spool.late()) == 1
+
+
+def test_output_waits_for_a_ledger_whose_schema_is_outdated(spool: Spool) -> None:
+    """Nothing is wrong with the file: it is there when the schema has been migrated."""
+    spool.keep(ended(make_run("k"), Claim("t"), captured=Captured(b"x" * (2 << 20))))
+    ledger: Any = Recorder()
+    assert spool.flush(ledger) == (1, 0)
+
+    class Outdated:
+        def finish(self, _outcome: Outcome, _due: float) -> bool:
+            raise StoreOutdated("run guardrun migrate")
+
+    outdated: Any = Outdated()
+    with pytest.raises(StoreOutdated):
+        spool.complete(outdated)
+    assert (len(spool.late()), spool.damaged()) == (1, ())
+    spool.complete(ledger)
+    assert (spool.late(), spool.damaged()) == ((), ())
