@@ -21,6 +21,7 @@ from guardrun.ledger.reasons import Found, refused, unmet
 from guardrun.ledger.rows import (
     CUT_OFF,
     REFUSALS,
+    SPENT_KEPT,
     attempt_values,
     key_state,
     microseconds,
@@ -205,9 +206,9 @@ class PostgresLedger:
         gone = delete("runs", runs_older, batch)
         for result in REFUSALS:
             gone += delete("refusals", refusals_older, max(batch - gone, 0), result=result)
-        for name in ("keys", "completions", "budgets", "leases"):
+        for name in ("keys", "completions", "leases"):
             gone += delete(name, runs_older, batch)
-        return gone
+        return gone + delete("budgets", max(runs_older, SPENT_KEPT), batch)
 
     # ------------------------------------------------------------ what is said
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 CUT_OFF = "guardrun was killed or the host went down"
 REFUSALS = ("skipped_duplicate", "lock_busy", "precondition_failed", "store_unavailable")
 """The results of runs that executed nothing, and are kept for days instead of months."""
+SPENT_KEPT = 90 * 86400.0
+"""s that a retry is counted at least: another run's window may be longer than this one's, and than
+what runs are kept for"""
 
 _KEY_STATES = {"success": "succeeded", "failed": "failed"}
 

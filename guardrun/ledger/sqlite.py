@@ -18,6 +18,7 @@ from guardrun.ledger.live import LiveFile
 from guardrun.ledger.rows import (
     CUT_OFF,
     REFUSALS,
+    SPENT_KEPT,
     attempt_values,
     key_state,
     key_ttl_us,
@@ -107,7 +108,8 @@ class SqliteLedger:
         def spend(db: sqlite3.Connection) -> bool:
             now = microseconds(self._now())
             values = {"job": plain(run.job), "now": now, "since": now - microseconds(budget.window)}
-            db.execute(_SQL["forget_spent"], values)
+            kept = microseconds(max(budget.window, SPENT_KEPT))
+            db.execute(_SQL["forget_spent"], {"job": values["job"], "before": now - kept})
             spent: int = db.execute(_SQL["count_spent"], values).fetchone()[0]
             if spent >= budget.retries:
                 return False
@@ -196,7 +198,8 @@ class SqliteLedger:
             db.executemany(texts["delete_attempts"], found)
             db.executemany(texts["delete_output"], found)
             gone += db.execute(texts["delete_keys"], old).rowcount
-            db.execute(texts["delete_spent"], old)
+            spent = {"before": microseconds(now - max(runs_older, SPENT_KEPT))}
+            db.execute(texts["delete_spent"], spent)
             return gone
 
         return self._writer.write("NORMAL", delete)

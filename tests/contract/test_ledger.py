@@ -650,6 +650,16 @@ def test_a_budget_is_a_sliding_window(store: Store) -> None:
     assert not ledger.spend_retry(make_run(), budget)
 
 
+def test_what_one_window_is_over_for_counts_in_another(store: Store) -> None:
+    """Neither a run of the job with a shorter window nor pruning fills a budget up again."""
+    ledger = store.open()
+    assert ledger.spend_retry(make_run(), Budget(1, 86400.0))
+    store.clock.pass_by(600)
+    assert ledger.spend_retry(make_run(), Budget(1, 60.0))
+    ledger.prune(60.0, 60.0, 100)
+    assert not ledger.spend_retry(make_run(), Budget(2, 86400.0))
+
+
 def test_retries_of_one_moment_all_count(store: Store) -> None:
     """A clock that stands still does not make two retries one."""
     ledger = store.open()

@@ -117,7 +117,7 @@ SELECT outputs.stdout, outputs.stderr
  WHERE keys.key = :key AND keys.state = 'succeeded';
 
 -- name: forget_spent
-DELETE FROM budgets WHERE job = :job AND spent_at <= :since;
+DELETE FROM budgets WHERE job = :job AND spent_at <= :before;
 
 -- name: count_spent
 SELECT coalesce(sum(spent), 0) FROM budgets WHERE job = :job AND spent_at > :since;
