@@ -59,6 +59,8 @@ class Session:
         self._pid = 0
         self._used_at = 0.0
         """when it was last heard from (CLOCK_BOOTTIME)"""
+        self._checked = False
+        """the schema was the one that this version knows"""
         self._bell = -1
         self._poll: select.epoll | None = None
         self.channel = f"guardrun_{os.urandom(8).hex()}"
@@ -199,12 +201,15 @@ class Session:
             self._end_failed()
             fresh = connect(self._url, due, self._store)
             try:
-                schema.check(fresh, self._url, self._store)
+                # Once: a run that lives through a migration goes on renewing what it holds.
+                if not self._checked:
+                    schema.check(fresh, self._url, self._store)
             except BaseException as error:
                 fresh.close()
                 if isinstance(error, errors.Error):
                     raise unavailable(self._url, error, self._store) from None
                 raise
+            self._checked = True
             self._watch().register(fresh.pgconn.socket, select.EPOLLIN)
             self._open = fresh
             self._used_at = kernel.now()

@@ -216,6 +216,18 @@ def test_another_schema_is_refused(store: PostgresStore, change: str, remedy: st
         store.open().begin(make_run("k"), K)
 
 
+def test_a_run_lives_through_a_migration(store: PostgresStore) -> None:
+    """What it holds is renewed, and its outcome is recorded, on a connection made after that."""
+    ledger, run = store.open(), make_run("k")
+    claim = claimed(ledger.begin(run, K))
+    ledger.idle()
+    store.sql(f"INSERT INTO guardrun.schema_version VALUES ({SCHEMA + 1}, 'later')")
+    assert ledger.renew(run, due())
+    ledger.idle()
+    assert ledger.finish(ended(run, claim))
+    assert store.row(run).result == "success"
+
+
 def test_a_newer_schema_is_not_migrated(store: PostgresStore) -> None:
     """Nor is it said that it could be."""
     store.sql(f"INSERT INTO guardrun.schema_version VALUES ({SCHEMA + 1}, 'later')")
