@@ -27,13 +27,15 @@ def address(url: str, environ: Mapping[str, str]) -> str:
     """The ledger's URL with what names the place alone: no user, no password, no options.
 
     The same for every way to write it down, but for names that only a resolver knows to be one.
+    Where no database is named, libpq means the one that is called as the user is.
     """
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite":
         return url
     authority, slash, path = rest.partition("/")
     # A login may hold what looks like a query; that of a URL that was read holds no @ or /.
-    base, _, query = (authority.rpartition("@")[2] + slash + path).partition("?")
+    login, _, host = authority.rpartition("@")
+    base, _, query = (host + slash + path).partition("?")
     places, _, database = base.partition("/")
     named = {name: environ[variable] for name, variable in _WHERE.items() if environ.get(variable)}
     if places:
@@ -44,8 +46,11 @@ def address(url: str, environ: Mapping[str, str]) -> str:
         named.pop("hostaddr", None)
     if database:
         named["dbname"] = database
+    user = login.partition(":")[0] or environ.get("PGUSER", "")
     for word in query.split("&"):
         name, _, value = word.partition("=")
+        if name == "user":
+            user = value
         if name in _WHERE and value:
             named[name] = value.replace("%2F", "/").replace("%2f", "/")
     hosts = named.get("hostaddr", named.get("host", "")).lower().split(",")
@@ -53,7 +58,9 @@ def address(url: str, environ: Mapping[str, str]) -> str:
     ports = ports * len(hosts) if len(ports) == 1 else ports
     where = ",".join(f"{host}:{port or _PORT}" for host, port in zip(hosts, ports, strict=False))
     service = named.get("service")
-    shown = f"postgresql://{where}/{named.get('dbname', '')}"
+    # What the service's file says of it is for libpq to find.
+    database = named.get("dbname", "" if service else user)
+    shown = f"postgresql://{where}/{database}"
     return f"{shown}?service={service}" if service else shown
 
 

@@ -46,6 +46,22 @@ def test_libpqs_variables_stand_in_for_what_the_url_leaves_out() -> None:
     assert address("postgresql://[::1]/b", environ) == "postgresql://[::1]:6000/b"
 
 
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("postgresql://ann:secret@db", "postgresql://db:5432/ann"),
+        ("postgresql://bob@db/", "postgresql://db:5432/bob"),
+        ("postgresql://db?user=ann", "postgresql://db:5432/ann"),
+        ("postgresql://db", "postgresql://db:5432/eve"),
+        ("postgresql://db?dbname=ops&user=ann", "postgresql://db:5432/ops"),
+        ("postgresql://ann@db?service=ops", "postgresql://db:5432/?service=ops"),
+    ],
+)
+def test_a_database_that_is_not_named_is_the_users(url: str, place: str) -> None:
+    """As libpq has it: what waits for one user's is not recorded in another's."""
+    assert address(url, {"PGUSER": "eve"}) == place
+
+
 def test_every_ledger_has_a_directory_of_its_own_in_the_spool() -> None:
     """Two addresses never share one, and the name tells the kind."""
     one, other = spool_name("postgresql://a/b"), spool_name("postgresql://a/c")
