@@ -691,6 +691,19 @@ def answers_of(started: list[subprocess.Popen[str]]) -> list[str]:
     return found
 
 
+def test_a_success_without_a_claim_does_not_wait_for_an_open_completion(
+    store: PostgresStore,
+) -> None:
+    """It yields to who holds the key: in the spool it would keep its host from every other key."""
+    ledger, holder = store.open(), make_run("k")
+    claim = claimed(ledger.begin(holder, K))
+    with completing(store, holder):
+        assert store.open().finish(ended(make_run("k"), None), due(2.0))
+    assert ledger.finish(ended(holder, claim))
+    said = refusal(ledger.begin(make_run("k"), K))
+    assert (said.kind, said.holder and said.holder.job_id) == ("duplicate", holder.job_id)
+
+
 def test_a_takeover_gives_up_in_time(store: PostgresStore) -> None:
     """A transaction that never ends is waited for until ``due`` at most, and said to be why."""
     ledger = store.open()

@@ -155,7 +155,9 @@ UPDATE guardrun.runs
 -- name: unclaimed_success
 -- Of a run that went on without the ledger; before "finish", in the same transaction. It yields to
 -- whatever began after it, and to every success that had not expired when it ended; without a token
--- it is nobody's claim. By the server's clock, the run's instants being so many microseconds ago.
+-- it is nobody's claim. By the server's clock, the run's instants being so many microseconds ago. As
+-- with a claim, what is obviously not free is not even tried: in the spool, one that waits for COMMAND's
+-- transaction keeps its host's runs from all other keys.
 INSERT INTO guardrun.keys AS held (id, key, state, job_id, owner, fingerprint, claimed_at,
                                    finished_at, expires_at, key_ttl_us)
 SELECT %(key_id)s, %(key)s, 'succeeded', %(job_id)s::uuid, %(owner)s, %(fingerprint)s,
@@ -166,6 +168,10 @@ SELECT %(key_id)s, %(key)s, 'succeeded', %(job_id)s::uuid, %(owner)s, %(fingerpr
  WHERE NOT EXISTS (SELECT FROM guardrun.runs
                     WHERE job_id = %(job_id)s::uuid AND finished_at IS NOT NULL)
    AND NOT EXISTS (SELECT FROM guardrun.keys WHERE id = %(key_id)s AND token = %(token)s)
+   AND NOT EXISTS (SELECT
+                     FROM guardrun.key_states AS found
+                    WHERE found.id = %(key_id)s
+                      AND (found.state = 'running' OR found.state = 'succeeded' AND NOT found.free))
 ON CONFLICT (id) DO UPDATE
    SET state = 'succeeded', token = NULL, job_id = excluded.job_id, owner = excluded.owner,
        fingerprint = excluded.fingerprint, follows = NULL, claimed_at = excluded.claimed_at,
