@@ -89,7 +89,9 @@ class StandingGuard(Guard):
     @property
     def fit(self) -> bool:
         """Whether it can watch another COMMAND: both of its processes are there, and idle."""
-        return self._open and self._idle and kernel.stat(self._backstop)[1] not in (b"Z", b"")
+        known = (self._backstop, self._pid) if self._pidfd >= 0 else (self._backstop,)
+        there = all(kernel.stat(pid)[1] not in (b"Z", b"") for pid in known)
+        return self._open and self._idle and there
 
     def part(self) -> None:
         """Let go of what an item left running, and end."""
@@ -178,7 +180,7 @@ class Crew:
         return self._guard
 
     def tidy(self) -> None:
-        """An item is done: keep what can serve another, and let the rest end."""
+        """Between two items: keep what can serve another, and let the rest end."""
         link, guard = self._link, self._guard
         clean = link is None or (link.held is None and link.place is None and not link.owes)
         if not clean or (guard is not None and not guard.fit):

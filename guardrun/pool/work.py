@@ -127,6 +127,7 @@ def carry_out(
     works: Works, plan: Plan, me: Run, taken: Taken, loop: ItemLoop, crew: Crew, turn: Turn
 ) -> str:
     """Do the six steps for it; returns its result."""
+    crew.tidy()  # some of it may have been killed since the last item
     link = crew.keeper(loop)
     loop.deadline = kernel.now() + plan.exec.deadline
     loop.keeper = None if link is None else Standing(link)

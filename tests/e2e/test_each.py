@@ -418,6 +418,23 @@ def test_a_killed_backstop_changes_nothing(host: Host) -> None:
     assert (result.code, *counted(result, "succeeded")) == (0, 2), result
 
 
+@pytest.mark.parametrize("whom", ["warden", "backstop", "both"])
+def test_killed_while_its_place_is_idle(host: Host, whom: str) -> None:
+    """kill -9 of what watched the last item: the next one of that place has others."""
+    host.run("--", "true")  # that there is a ledger to look into
+    pool = host.start("each", "-c", "true", stdin=subprocess.PIPE)
+    fed(pool, lines(1))
+    eventually(lambda: [row["result"] for row in host.rows()] == ["success"] * 2)
+    (backstop,), (warden,) = children(pool.pid), wardens(pool)
+    doomed = {"warden": [warden], "backstop": [backstop], "both": [backstop, warden]}[whom]
+    for pid in doomed:
+        kill(pid)
+    eventually(lambda: all(status(pid).get("State", "Z")[0] in "ZX" for pid in doomed))
+    fed(pool, lines(2))
+    result = finish(pool)
+    assert (result.code, *counted(result, "succeeded")) == (0, 2), result
+
+
 def _has(pid: int, mark: str) -> bool:
     """Whether a process with ``mark`` is below this one."""
     return any(one in alive(mark) or _has(one, mark) for one in children(pid))
