@@ -57,8 +57,12 @@ class Row:
         self.show_life(now + (min(most, max(_LEAST, left / 2)) if left > 0 else most))
 
     def lose(self, now: float) -> None:
-        """It is not held any more, and that is certain."""
-        self._page[_TERM] = self._page[_KILL] = self._page[_HALF] = now
+        """It is not held any more, and that is certain.
+
+        What has passed by then stays as it was: moved on, it would look like a renewal.
+        """
+        for at in (_TERM, _KILL, _HALF):
+            self._page[at] = min(self._page[at], now)
         self._page[_OVERDUE] = _NEVER
 
     def clear(self) -> None:

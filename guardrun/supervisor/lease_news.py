@@ -37,5 +37,5 @@ class LeaseNews:
         if now >= self.due():
             self._warned = True
             self._log.emit(events.lease_lost(time.time(), self._number, policy.LOCK_LOST))
-        elif self._half_at > half_at and not self._warned:  # a loss that is certain moves it too
+        elif self._half_at > half_at:
             self._log.emit(events.lease_renewed(time.time(), self._number, self._grant))

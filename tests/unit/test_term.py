@@ -60,6 +60,15 @@ def test_a_loss_is_at_once() -> None:
     assert (term.term_at, term.kill_at, term.overdue_at) == (1010.0, 1010.0, NEVER)
 
 
+def test_a_loss_moves_nothing_on() -> None:
+    """A keeper that finds out after a suspend does not make it look as if it had renewed."""
+    term = Term()
+    term.lock.extend(granted(1000.0), 1020.0, 1000.1)
+    before = (term.term_at, term.half_at)
+    term.lock.lose(1055.0)
+    assert (term.term_at, term.half_at, term.kill_at) == (*before, 1055.0)
+
+
 def test_with_warn_a_lost_lock_stops_nothing() -> None:
     """With --on-lease-loss warn the lock's lease has a term to warn at; the claim's still stops."""
     term = Term("warn")
