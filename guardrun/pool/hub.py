@@ -72,7 +72,9 @@ class Hub:
         Also returns, with nothing, when an item has done something.
         """
         busy = self._commits is not None and self._commits.waiting()
-        found, ready = self._poll(interests, 0.0 if busy or self._told else due)
+        # Or one that could not hear when it was told, because it was being committed.
+        told = self._told or any(loop.told for loop in self._asleep)
+        found, ready = self._poll(interests, 0.0 if busy or told else due)
         self._told = False
         woken = self._go_on(found)
         if busy and self._commits is not None:

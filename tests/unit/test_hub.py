@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from guardrun.pool.hub import Hub
+import signal
+
+from guardrun import kernel
+from guardrun.model import ReportSpec
+from guardrun.pool.hub import Hub, ItemLoop
+from guardrun.report.log import Log
+from guardrun.supervisor.loop import Terminal
 
 
 def test_what_one_does_another_waits_for() -> None:
@@ -26,3 +32,26 @@ def test_what_one_does_another_waits_for() -> None:
     free = True
     hub.wait((), 0.0)
     assert done == ["second", "first"]
+
+
+def test_told_while_it_could_not_hear() -> None:
+    """An item that is told to stop while it is parked hears of it as soon as it sleeps."""
+    hub = Hub(frozenset())
+    loop = ItemLoop(hub, Terminal(None), Log.start(ReportSpec(to="none")))
+    told = kernel.Signal(int(signal.SIGTERM), by_kernel=False)
+    committed = False
+    heard: list[kernel.Signal] = []
+
+    def item() -> None:
+        hub.park(lambda: committed)
+        heard.extend(loop.wait((), float("inf"))[1])
+
+    hub.start(item)
+    hub.tell([loop], told)
+    hub.wait((), 0.0)
+    committed = True
+    hub.wait((), 0.0)  # it is asleep now
+    due = kernel.now() + 10.0
+    hub.wait((), due)
+    assert heard == [told]
+    assert kernel.now() < due
