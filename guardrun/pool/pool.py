@@ -20,7 +20,7 @@ from guardrun.report import events
 from guardrun.supervisor.loop import SUSPEND, suspend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from guardrun.model import EachSpec
     from guardrun.pool.crew import Children
@@ -73,7 +73,7 @@ class Pool:
         self.busy: Ending | None = None
         """why there was no lock for it"""
         self._idle: list[Crew] = []
-        self._running: dict[ItemLoop, Crew] = {}
+        self._running: dict[ItemLoop, tuple[Crew, Turn]] = {}
         self._keys: set[str | None] = set()
         """of items that are running"""
         self._turns: deque[Turn] = deque()
@@ -156,7 +156,7 @@ class Pool:
         self._pass_on()
         if kernel.now() >= self._stop_at:
             self._stop_at = _NEVER
-            self._stop_all()
+            self._stop(self._running)
 
     # ------------------------------------------------------------ one item
 
@@ -166,7 +166,7 @@ class Pool:
         self._turns.append(turn)
         loop = new_loop(self._works)
         crew = self._idle.pop() if self._idle else self._new_crew()
-        self._running[loop] = crew
+        self._running[loop] = crew, turn
         self._works.hub.start(lambda: self._serve(taken, loop, crew, turn))
 
     def _serve(self, taken: Taken, loop: ItemLoop, crew: Crew, turn: Turn) -> None:
@@ -227,9 +227,11 @@ class Pool:
             if self.told is None:
                 self.told = taken.number
                 self._stop_at = kernel.now() + self._works.plan.exec.kill_after
+                # What waits, for its lock or key, is as good as new: it must not begin now.
+                self._stop(loop for loop, (_, turn) in self._running.items() if not turn.begun)
             else:
                 self._stop_at = _NEVER
-                self._stop_all()
+                self._stop(self._running)
         elif taken.number == signal.SIGCHLD:
             self._children.reap()
         else:
@@ -239,14 +241,14 @@ class Pool:
                 suspend(taken)
                 self._pass(int(signal.SIGCONT))  # an enum cannot be sent
 
-    def _stop_all(self) -> None:
+    def _stop(self, loops: Iterable[ItemLoop]) -> None:
         assert self.told is not None
         # An item has no terminal: HUP would only be passed on to its COMMAND, which may ignore it.
         signum = int(signal.SIGTERM) if self.told == signal.SIGHUP else self.told
-        self._works.hub.tell(self._running, kernel.Signal(signum, by_kernel=False))
+        self._works.hub.tell(loops, kernel.Signal(signum, by_kernel=False))
 
     def _pass(self, signum: int) -> None:
-        for crew in self._running.values():
+        for crew, _ in self._running.values():
             crew.send(channel.Pass(signum))
 
     # ------------------------------------------------------------ the end

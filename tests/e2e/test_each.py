@@ -337,6 +337,28 @@ def test_told_to_stop_lets_items_finish(host: Host) -> None:
     assert counted(result, "total", "succeeded") == (2, 2)
 
 
+@pytest.mark.parametrize(
+    "words", [("--lock", "one", "-j", "1"), ("--key", "one")], ids=["slot", "key"]
+)
+def test_told_to_stop_begins_nothing(host: Host, words: tuple[str, ...]) -> None:
+    """TERM: an item that waits for its lock, or for another with its key, is not executed then."""
+    pool = host.start(
+        *("each", "-P", "3", *words, "--wait", "forever", "-k", "30s", "-c", f"{AWAIT_GO}; exit 1"),
+        stdin=subprocess.PIPE,
+    )
+    fed(pool, lines(1, 1, 1))
+    eventually(lambda: wardens(pool) if children(pool.pid) else None)
+    eventually(lambda: any(map(children, wardens(pool))), what="the first is executed")
+    eventually(lambda: waits(pool.pid), what="the others wait")
+    pool.terminate()
+    eventually(lambda: len(host.rows("SELECT * FROM runs WHERE result != 'running'")) == 2)
+    (host.root / "go").touch()
+    result = finish(pool)
+    assert result.code == -signal.SIGTERM, result
+    assert counted(result, "total", "failed") == (3, 1)
+    assert len([line for line in result.lines if line["event"] == "attempt_started"]) == 1
+
+
 @pytest.mark.parametrize("signals", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGINT)])
 def test_told_to_stop_ends_those_that_do_not(
     host: Host, mark: str, signals: tuple[signal.Signals, ...]
