@@ -211,7 +211,8 @@ class SqliteLedger:
             return
         try:
             self.prune(self._keep, min(self._keep, _REFUSALS_KEPT), _BATCH)
-        except StoreUnavailable:
+        # OSError: what says how is only read now, and an upgrade may have taken it away.
+        except (StoreUnavailable, OSError):
             pass  # some later run will
 
     def _mark_dead(self, db: sqlite3.Connection) -> None:

@@ -594,6 +594,21 @@ def test_only_one_run_in_sixteen_prunes(store: SqliteStore) -> None:
     assert len(store.runs()) == 16
 
 
+def test_a_run_that_cannot_prune_is_recorded(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where guardrun was upgraded meanwhile, or no descriptor is left: that is no one's end."""
+
+    def gone(*_: str) -> dict[str, str]:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    ledger = store.open()
+    run = make_run("a", job_id=job_id()[:-1] + "0")
+    claim = claimed(ledger.begin(run, K))
+    monkeypatch.setattr(sql, "statements", gone)
+    assert ledger.finish(ended(run, claim))
+
+
 def test_pruning_spares_running_rows_and_keys_that_block(store: SqliteStore) -> None:
     """However old: what runs stays, and so does a key that succeeded, runs or was interrupted;
     a key that failed or whose success expired goes."""
