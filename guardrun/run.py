@@ -337,10 +337,10 @@ def told_to_stop(signum: int) -> Ending:
 
 def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:
     """Store the outcome in the ledger, else in the spool, else in the log; say which."""
+    tools.loop.deadline = float("inf")  # what is still to do is bounded by itself
     ledger, spool = tools.ledger, tools.spool
     if ledger is None or spool is None:
         return outcome
-    tools.loop.deadline = float("inf")
     due = kernel.now() + plan.ledger.record_wait
     if outcome.result == "store_unavailable" and account.failed_at_the_ledger(plan, outcome):
         due = kernel.now()  # --store-wait has been spent on it

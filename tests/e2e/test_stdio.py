@@ -236,6 +236,14 @@ def test_output_on_failure_of_a_stopped_run(host: Host, mark: str, how: str) -> 
     assert result.stdout == b"so far\n"
 
 
+@pytest.mark.parametrize("ledger", [(), ("--ledger-url", "none:")])
+def test_output_on_failure_after_the_deadline(host: Host, ledger: tuple[str, ...]) -> None:
+    """What COMMAND wrote is shown although --deadline is over, with a ledger and without one."""
+    words = ["--output", "on-failure", "--deadline", "1s", *ledger, *QUIET]
+    result = host.run(*words, "--", "sh", "-c", "echo so far; exec sleep 60")
+    assert (result.code, result.stdout) == (124, b"so far\n")
+
+
 def test_output_discard(host: Host) -> None:
     """--output discard: nothing is shown, whatever happens."""
     result = host.run("--output", "discard", *QUIET, "--", "sh", "-c", "echo a; echo b >&2; exit 3")
