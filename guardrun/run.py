@@ -354,7 +354,7 @@ def persist(plan: Plan, outcome: Outcome, tools: Tools) -> Outcome:
     except ToldToStop as told:
         problem = f"told to stop by {signal_name(told.signum)} while recording"
         outcome = account.told_to_stop(outcome, told.signum)
-    except GuardrunError as down:  # also a URL that turns out to make no sense
+    except (GuardrunError, OSError) as down:  # also a URL that turns out to make no sense
         problem = str(down)
         if outcome.result == "store_unavailable":  # why is known
             problem = outcome.reason or problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import time
@@ -47,6 +48,20 @@ def test_a_key_runs_to_success_once(fleet: FleetHost) -> None:
     assert len(fleet.executions()) == 1
     assert [row["result"] for row in fleet.rows()] == ["success", "skipped_duplicate"]
     assert fleet.key("k")["state"] == "succeeded"
+
+
+def test_output_that_finds_no_room_does_not_cost_the_outcome(fleet: FleetHost) -> None:
+    """A small ulimit -f: what was captured may be lost, that the key has succeeded is not."""
+    words = ("--key", "k", "--capture", "1M", "--output", "discard")
+    result = fleet.run(*words, "--", "head", "-c", "200000", "/dev/zero", preexec_fn=small_files)
+    assert (result.code, result.finished["result"]) == (0, "success")
+    assert fleet.key("k")["state"] == "succeeded"
+    assert [row["result"] for row in fleet.rows()] == ["success"]
+
+
+def small_files() -> None:
+    """Let this process, and what it starts, write files of 64 KiB at most."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 
 
 def test_the_claim_is_committed_before_command_starts(fleet: FleetHost) -> None:
