@@ -322,7 +322,7 @@ complete -c guardrun -n '__guardrun_at adopt' -F
 complete -c guardrun -n '__guardrun_at adopt' -l format -x -a 'auto user system unit' -d 'A user\'s crontab, one of the system\'s (a user stands before the command), or a unit file'
 complete -c guardrun -n '__guardrun_at adopt' -l names -d 'Named locks (--lock) instead of locks on the same files (--lock-file): with fencing tokens and owners, but per user, and not those of scripts that still call flock'
 complete -c guardrun -n '__guardrun_at adopt' -l program -r -F -d 'What guardrun is called'
-complete -c guardrun -n '__guardrun_at adopt' -l write -d 'Change FILE itself, beside a backup FILE.bak-TIME'
+complete -c guardrun -n '__guardrun_at adopt' -l write -d 'Change FILE itself, beside a backup FILE.bak-TIME~'
 complete -c guardrun -n '__guardrun_at adopt' -l ledger-url -x -a 'none:' -d 'Use this ledger'
 complete -c guardrun -n '__guardrun_at adopt' -l config -r -F -d 'Use this configuration file'
 complete -c guardrun -n '__guardrun_at adopt' -l help -d 'Show what the subcommand takes, and exit'

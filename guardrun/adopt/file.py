@@ -72,7 +72,8 @@ def _write_backup(original: Original) -> str:
     """A copy beside the file, under a name that was free."""
     stamp = time.strftime("%Y%m%dT%H%M%S")
     for more in ("", *(f"-{number}" for number in range(2, 100))):
-        backup = f"{original.path}.bak-{stamp}{more}"
+        # Fedora's cron executes what is in /etc/cron.d, dots or not, unless it ends in a tilde.
+        backup = f"{original.path}.bak-{stamp}{more}~"
         try:
             _write(backup, original.data, original)
         except FileExistsError:

@@ -41,7 +41,7 @@ _MARKS = {crontab.CHANGED: "", crontab.LEFT: "left as it is: ", crontab.HINT: "h
 @click.option(
     "--program", metavar="PATH", help="What guardrun is called. Default: its path, where found."
 )
-@click.option("--write", is_flag=True, help="Change FILE itself, beside a backup FILE.bak-TIME.")
+@click.option("--write", is_flag=True, help="Change FILE itself, beside a backup FILE.bak-TIME~.")
 @click.argument("file", metavar="FILE")
 def adopt(kind: str, names: bool, program: str | None, write: bool, **given: str) -> int:
     """Print a crontab or a unit file with guardrun for flock, timeout and chronic.

@@ -461,6 +461,15 @@ def test_a_file_that_was_replaced_meanwhile_is_left(tmp_path: Path) -> None:
         file.replace(original, b"adopted")
 
 
+def test_no_cron_takes_a_backup_for_a_crontab(tmp_path: Path) -> None:
+    """Debian's cron passes over a name with a dot, Fedora's over one that ends in a tilde."""
+    path = tmp_path / "shop"
+    path.write_text("old")
+    backups = [file.replace(file.read(str(path)), text) for text in (b"new", b"newer")]
+    for name in (os.path.basename(backup) for backup in backups):
+        assert re.fullmatch(r"shop\..*~", name)
+
+
 def test_what_crontab_owns_is_left_to_crontab(tmp_path: Path) -> None:
     """A file in cron's spool is not replaced, and it is said what to do."""
     path = tmp_path / "tab"
