@@ -87,8 +87,18 @@ def _flock(layers: Layers, at: int) -> int:
     busy = found.last("E") or "1"
     if not re.fullmatch(r"\d{1,3}", busy) or int(busy) > 255:
         raise Unclear(f"-E {busy} is no exit code")
+    if layers.context.is_stopped and layers.context.code_is_read and "F" not in given:
+        raise Unclear(
+            "it exits 128+N where a signal ended the command, guardrun ends by that signal, and "
+            "that code is read; with -F it ends as guardrun does"
+        )
     nothing = wait != "forever" and not Decimal(wait)
     _lock(layers, rest[0], "0" if nothing else wait, busy, shared=_shared(found))
+    if layers.context.is_stopped and "F" not in given:
+        layers.notes.append(
+            "differs: where a signal ended the command, flock exits 128+N, guardrun ends by that "
+            "signal, and HUP, INT, PIPE and TERM are a success to systemd, save with Type=oneshot"
+        )
     layers.closed = "o" in given
     if string:
         layers.string = rest[2].value or rest[2].raw.strip('"')

@@ -427,6 +427,19 @@ def test_codes_that_a_unit_reads() -> None:
     assert "is read" in said(unit.adopt(read, CHOICE), LEFT)
 
 
+def test_a_signal_is_no_code_to_systemd() -> None:
+    """flock makes a code of the signal that ended COMMAND, and with -F it does not."""
+    text = "[Service]\n{}ExecStart=/usr/bin/flock {} /l /bin/job\n"
+    assert "success to systemd" in said(unit.adopt(text.format("", "-n"), CHOICE), CHANGED)
+    for more in ("SuccessExitStatus=137\n", "Restart=on-abnormal\n"):
+        assert "is read" in said(unit.adopt(text.format(more, "-n"), CHOICE), LEFT)
+        result = unit.adopt(text.format(more, "-nF"), CHOICE)
+        assert result.text == text.format(more, "").replace(
+            "/usr/bin/flock  /l", f"{BUSY}{NEVER}--"
+        )
+        assert "128+N" not in said(result, CHANGED)
+
+
 def test_a_string_goes_by_the_users_shell() -> None:
     """flock -c in a unit is /bin/sh's for root, and for a user it depends."""
     text = "[Service]\n{}ExecStart=/usr/bin/flock -n /l -c 'a b'\n"
