@@ -19,6 +19,10 @@ _SEALED = frozenset(
 )
 """They can take the state directory away, or guardrun itself."""
 _OPEN = frozenset({"", "no", "false", "off", "0"})
+_PIPE = (
+    "differs: systemd has services ignore SIGPIPE, and the command of guardrun does not: what "
+    "writes to a closed pipe or socket is ended by it, unless it sees to that itself"
+)
 _CODES = frozenset({"SuccessExitStatus", "RestartPreventExitStatus", "RestartForceExitStatus"})
 _BY_SIGNAL = frozenset({"on-abnormal", "on-abort", "on-watchdog"})
 
@@ -91,7 +95,11 @@ def _adopt_line(line: _Line, settings: list[_Line], choice: Choice) -> prefix.Ad
     begin = len(line.value) - len(line.value.lstrip("-:+!"))
     if line.value.startswith("@", begin):
         raise Unclear("it gives its program another name (@)")
-    return prefix.adopt(_words(line.value, begin), context)
+    found = prefix.adopt(_words(line.value, begin), context)
+    pipe = [setting.value for setting in settings if setting.name == "IgnoreSIGPIPE"][-1:]
+    if found is None or (pipe and pipe[0].strip().lower() in _OPEN - {""}):
+        return found
+    return found._replace(notes=(*found.notes, _PIPE))
 
 
 def _context(settings: list[_Line], choice: Choice) -> Context:

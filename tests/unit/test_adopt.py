@@ -440,6 +440,14 @@ def test_a_signal_is_no_code_to_systemd() -> None:
         assert "128+N" not in said(result, CHANGED)
 
 
+def test_an_ignored_sigpipe_is_spoken_of() -> None:
+    """systemd has services ignore it unless they say no, and guardrun cannot hand that on."""
+    text = "[Service]\n{}ExecStart=/usr/bin/timeout 5 /bin/job\n"
+    for more, is_said in (("", True), ("IgnoreSIGPIPE=yes\n", True), ("IgnoreSIGPIPE=no\n", False)):
+        result = unit.adopt(text.format(more), CHOICE)
+        assert ("SIGPIPE" in said(result, CHANGED)) is is_said
+
+
 def test_a_string_goes_by_the_users_shell() -> None:
     """flock -c in a unit is /bin/sh's for root, and for a user it depends."""
     text = "[Service]\n{}ExecStart=/usr/bin/flock -n /l -c 'a b'\n"
