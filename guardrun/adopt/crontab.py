@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from guardrun.adopt import prefix, shell
-from guardrun.adopt.layers import Context
+from guardrun.adopt.layers import SETS_SHELL, Context
 from guardrun.adopt.words import Unclear
 
 _VARIABLE = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^\s=#"']+))\s*=\s*(.*?)\s*""")
@@ -117,6 +117,8 @@ def _context(choice: Choice, variables: dict[str, str]) -> Context:
 def in_shell(text: str, context: Context) -> tuple[str, list[tuple[str, str]]]:
     """Adopt every command of a line for sh; and (kind, what to say). Raises Unclear."""
     context = context._replace(code_is_read="$?" in text)
+    if SETS_SHELL.search(text):
+        context = context._replace(shell=None)
     said: list[tuple[str, str]] = []
     changes: list[prefix.Adopted] = []
     for command in shell.commands(text):

@@ -31,6 +31,10 @@ _TIMEOUT = Spec(
 )
 
 
+SETS_SHELL = re.compile(r"\bSHELL=|\benv[ \t]+-")
+"""A line in which ``SHELL`` may be another, or none, by the time flock looks."""
+
+
 class Context(NamedTuple):
     """What is known of the line around the words."""
 
@@ -80,7 +84,7 @@ def _flock(layers: Layers, at: int) -> int:
     if string and (len(rest) != 3 or re.fullmatch(r'"?\$\{?\w+\}?"?', rest[2].raw)):
         raise Unclear("its -c takes one string, which is not a variable")
     if string and layers.context.shell is None:
-        raise Unclear("its -c goes by the SHELL of the unit's user")
+        raise Unclear("its -c goes by a SHELL that is not known here")
     wait = "0" if "n" in given else found.last("w") or "forever"
     if not re.fullmatch(r"forever|\d+(\.\d+)?", wait):
         raise Unclear(f"-w {wait} is not a number of seconds")

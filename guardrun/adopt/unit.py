@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from guardrun.adopt import prefix
 from guardrun.adopt.crontab import CHANGED, LEFT, Choice, Remark, Result
-from guardrun.adopt.layers import Context
+from guardrun.adopt.layers import SETS_SHELL, Context
 from guardrun.adopt.words import Unclear, Word
 
 _SETTING = re.compile(r"([A-Za-z]+)[ \t]*=[ \t]*")
@@ -90,6 +90,8 @@ def _line_end(text: str, at: int) -> int:
 
 def _adopt_line(line: _Line, settings: list[_Line], choice: Choice) -> prefix.Adopted | None:
     context = _context(settings, choice)
+    if SETS_SHELL.search(line.value):
+        context = context._replace(shell=None)
     if re.search(r"\\\n[ \t]*[#;]", line.value):
         raise Unclear("a comment stands between its lines")
     begin = len(line.value) - len(line.value.lstrip("-:+!"))

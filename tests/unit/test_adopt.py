@@ -116,6 +116,9 @@ def test_a_limit_before_the_lock_is_for_the_wait() -> None:
         ("flock -n", "a descriptor"),
         ("flock -n /l -c", "one string"),
         ('flock -n /l -c "$JOB"', "not a variable"),
+        ("SHELL=/bin/bash flock -n /l -c 'a b'", "a SHELL that is not known"),
+        ("export SHELL=/bin/bash; flock -n /l -c 'a b'", "a SHELL that is not known"),
+        ("env -i flock -n /l -c 'a b'", "a SHELL that is not known"),
         ("flock $OPTIONS /l job", "known only when it is executed"),
         ('flock "-$O" /l job', "known only when it is executed"),
         ("flock -q /l job", "-q is not known"),
@@ -452,7 +455,11 @@ def test_a_string_goes_by_the_users_shell() -> None:
     """flock -c in a unit is /bin/sh's for root, and for a user it depends."""
     text = "[Service]\n{}ExecStart=/usr/bin/flock -n /l -c 'a b'\n"
     assert f"{NEVER}-c 'a b'" in unit.adopt(text.format(""), CHOICE).text
-    assert "SHELL" in said(unit.adopt(text.format("User=x\n"), CHOICE), LEFT)
+    for is_unknown in (
+        text.format("User=x\n"),
+        text.format("").replace("=/", "=/bin/env SHELL=x /"),
+    ):
+        assert "SHELL" in said(unit.adopt(is_unknown, CHOICE), LEFT)
 
 
 # ---------------------------------------------------------------- files and users
