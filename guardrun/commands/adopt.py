@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from functools import partial
@@ -13,6 +14,7 @@ from guardrun.adopt import crontab, file, state, unit
 from guardrun.commands.launch import Unsettled
 from guardrun.commands.table import printable
 from guardrun.errors import UsageError
+from guardrun.units import shown
 
 _CHANGED_MEANWHILE = 1
 _UNITS = (".service", ".conf")
@@ -55,7 +57,12 @@ def adopt(kind: str, names: bool, program: str | None, write: bool, **given: str
         raise UsageError("--write needs a file; stdin is printed to stdout")
     original = None if path == "-" else file.read(path)
     data = sys.stdin.buffer.read() if original is None else original.data
-    program = program or _program()
+    program = os.path.abspath(program) if program else _program()
+    if not re.fullmatch(r"[\w./+:@~-]+", program):
+        raise UsageError(
+            f"--program: {shown(program)} has characters that sh, cron or systemd read otherwise; "
+            "name a link to it that has none"
+        )
     if not os.access(program, os.X_OK):
         problem = f"there is no {program} here: install guardrun there, or name it by --program"
         if write:

@@ -261,6 +261,14 @@ def test_without_write_nothing_is_written(host: Host) -> None:
     assert not host.state.exists()
 
 
+def test_the_program_is_found_from_anywhere(host: Host) -> None:
+    """Neither cron nor systemd starts where adopt was called: a relative path becomes whole."""
+    tab(host)
+    (host.root / "own").symlink_to("/bin/sh")
+    result = host.run("adopt", "--program", "./own", "tab")
+    assert f"* {host.root}/own --log-to none".encode() in result.stdout
+
+
 def test_write_keeps_a_backup(host: Host) -> None:
     """--write changes the file as it is printed, keeps its mode, and the old one beside it."""
     path = tab(host)
@@ -317,6 +325,8 @@ def test_owner_and_link_are_kept(host: Host) -> None:
         (("--write", "-"), 64, "needs a file"),
         (("--write", "second"), 64, "hard link"),
         (("--write", "--program", "/missing", "tab"), 64, "there is no /missing"),
+        (("--program", "/opt/of mine/guardrun", "tab"), 64, "has characters"),
+        (("--program", "/opt/100%/guardrun", "tab"), 64, "has characters"),
         (("--format", "ini", "tab"), 64, "not one of"),
         ((), 64, "missing argument"),
     ],
