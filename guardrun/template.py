@@ -29,6 +29,9 @@ _KNOWN = (
 _PLAIN = frozenset({"job", "host", "user", "argv.sha256", "date", "stdin.sha256", "item"})
 # Presets need no %, which crontab eats.
 _PRESETS = {"iso": "%Y-%m-%d", "hour": "%Y-%m-%dT%H", "month": "%Y-%m"}
+# What strftime(3) and datetime know: directives that depend on the time, and others.
+_TELLING = frozenset("aAbBcCdDeFfgGhHIjklmMpPrRsSTuUVwWxXyY")
+_CONSTANT = frozenset("ntzZ")
 
 
 class Variable(NamedTuple):
@@ -253,12 +256,8 @@ def _variable(template: str, source: str) -> Variable:
         zone = head[5:]
         if head == "date@":
             raise _mistake(template, f"{source} has no zone (write {{date@Europe/Berlin}})")
-        if argument and argument not in _PRESETS and "%" not in argument:
-            raise _mistake(
-                template,
-                f"{source} would always be the same (write iso, hour, month,"
-                " or a format with % such as %Y-%m-%d)",
-            )
+        if argument and argument not in _PRESETS:
+            _check_format(template, source, argument)
         return Variable(source, "date", argument, zone)
     raise _mistake(
         template,
@@ -269,6 +268,25 @@ def _variable(template: str, source: str) -> Variable:
 def _check_path(template: str, source: str, path: str) -> None:
     if not all(path.split(".")):
         raise _mistake(template, f"{source} has an empty step in its path (write a.b.0)")
+
+
+def _check_format(template: str, source: str, text: str) -> None:
+    """See that strftime(3) knows each directive, and that one of them depends on the time.
+
+    It leaves what it does not know as it stands: such a key would succeed once and for all.
+    """
+    letters = []
+    for rest in text.replace("%%", "").split("%")[1:]:
+        letter = rest.lstrip("-_0^#123456789EO:")[:1]
+        if letter not in _TELLING | _CONSTANT:
+            raise _mistake(template, f"{source} has a %{letter}, which is nothing to strftime")
+        letters.append(letter)
+    if not _TELLING.intersection(letters):
+        raise _mistake(
+            template,
+            f"{source} would always be the same (write iso, hour, month,"
+            " or a format with % such as %Y-%m-%d)",
+        )
 
 
 def _check_window(template: str, source: str, text: str) -> None:
