@@ -23,6 +23,10 @@ _PIPE = (
     "differs: systemd has services ignore SIGPIPE, and the command of guardrun does not: what "
     "writes to a closed pipe or socket is ended by it, unless it sees to that itself"
 )
+_TWICE = (
+    "differs: a stop sends SIGTERM to the command, and to guardrun, which passes it on: it comes "
+    "twice; with KillMode=mixed once"
+)
 _CODES = frozenset({"SuccessExitStatus", "RestartPreventExitStatus", "RestartForceExitStatus"})
 _BY_SIGNAL = frozenset({"on-abnormal", "on-abort", "on-watchdog"})
 
@@ -98,10 +102,14 @@ def _adopt_line(line: _Line, settings: list[_Line], choice: Choice) -> prefix.Ad
     if line.value.startswith("@", begin):
         raise Unclear("it gives its program another name (@)")
     found = prefix.adopt(_words(line.value, begin), context)
-    pipe = [setting.value for setting in settings if setting.name == "IgnoreSIGPIPE"][-1:]
-    if found is None or (pipe and pipe[0].strip().lower() in _OPEN - {""}):
-        return found
-    return found._replace(notes=(*found.notes, _PIPE))
+    if found is None:
+        return None
+    last = {setting.name: setting.value.strip().lower() for setting in settings}
+    notes = [_PIPE] if last.get("IgnoreSIGPIPE", "yes") not in _OPEN - {""} else []
+    # timeout(1) passes it on as well.
+    if last.get("KillMode") != "mixed" and not re.search(r" (-t|--deadline) ", found.text):
+        notes.append(_TWICE)
+    return found._replace(notes=(*found.notes, *notes))
 
 
 def _context(settings: list[_Line], choice: Choice) -> Context:

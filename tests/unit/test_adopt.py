@@ -451,6 +451,22 @@ def test_an_ignored_sigpipe_is_spoken_of() -> None:
         assert ("SIGPIPE" in said(result, CHANGED)) is is_said
 
 
+@pytest.mark.parametrize(
+    ("more", "line", "is_said"),
+    [
+        ("", "flock -n /l", True),
+        ("KillMode=control-group\n", "chronic", True),
+        ("KillMode=mixed\n", "flock -n /l", False),
+        ("", "flock -n /l timeout 5", False),
+        ("", "timeout 5 flock -w 2 /l", False),
+    ],
+)
+def test_a_second_sigterm_is_spoken_of(more: str, line: str, is_said: bool) -> None:
+    """systemd stops a whole group, and guardrun, as timeout does, passes on what it was sent."""
+    result = unit.adopt(f"[Service]\n{more}ExecStart=/usr/bin/{line} /bin/job\n", CHOICE)
+    assert ("twice" in said(result, CHANGED)) is is_said
+
+
 def test_a_string_goes_by_the_users_shell() -> None:
     """flock -c in a unit is /bin/sh's for root, and for a user it depends."""
     text = "[Service]\n{}ExecStart=/usr/bin/flock -n /l -c 'a b'\n"
