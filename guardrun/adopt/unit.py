@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from guardrun.adopt import prefix
-from guardrun.adopt.crontab import CHANGED, LEFT, Choice, Remark, Result
+from guardrun.adopt.crontab import CHANGED, HINT, LEFT, Choice, Remark, Result
 from guardrun.adopt.layers import SETS_SHELL, Context
 from guardrun.adopt.words import Unclear, Word
 
@@ -27,6 +27,10 @@ _TWICE = (
     "differs: a stop sends SIGTERM to the command, and to guardrun, which passes it on: it comes "
     "twice; with KillMode=mixed once"
 )
+_DROP_IN = (
+    "only this drop-in was read: with Type=notify, User=, ProtectSystem= and the like in its unit "
+    "the line may have to stay; systemctl cat UNIT | guardrun adopt --format unit - reads it whole"
+)
 _CODES = frozenset({"SuccessExitStatus", "RestartPreventExitStatus", "RestartForceExitStatus"})
 _BY_SIGNAL = frozenset({"on-abnormal", "on-abort", "on-watchdog"})
 
@@ -42,8 +46,8 @@ class _Line(NamedTuple):
     """where the value begins in the file"""
 
 
-def adopt(text: str, choice: Choice) -> Result:
-    """Adopt a unit file, or a drop-in."""
+def adopt(text: str, choice: Choice, *, drop_in: bool = False) -> Result:
+    """Adopt a unit file, or a drop-in, whose unit is not looked at."""
     settings = list(_service(text))
     remarks: list[Remark] = []
     for line in reversed(settings):
@@ -58,7 +62,9 @@ def adopt(text: str, choice: Choice) -> Result:
             start, end = line.start + found.start, line.start + found.end
             before = " ".join(text[start:end].split())
             says = (f"{before} → {found.text.strip()}", *found.notes)
-            remarks = [*(Remark(line.number, CHANGED, one) for one in says), *remarks]
+            hints = [Remark(line.number, HINT, _DROP_IN)] if drop_in else []
+            changed = (Remark(line.number, CHANGED, one) for one in says)
+            remarks = [*changed, *hints, *remarks]
             text = text[:start] + found.text + text[end:]
     return Result(text, tuple(remarks))
 

@@ -17,7 +17,8 @@ from guardrun.errors import UsageError
 from guardrun.units import shown
 
 _CHANGED_MEANWHILE = 1
-_UNITS = (".service", ".conf")
+_DROP_IN = ".conf"
+_UNITS = (".service", _DROP_IN)
 _SYSTEM = ("/etc/crontab", "/etc/cron.d/")
 _USUAL = ("/usr/local/bin/guardrun", "/usr/bin/guardrun")
 """where everybody finds it, also after an upgrade"""
@@ -69,7 +70,8 @@ def adopt(kind: str, names: bool, program: str | None, write: bool, **given: str
             raise UsageError(problem)
         click.echo(f"guardrun: {printable(problem)}", err=True)
     choice = crontab.Choice(program, names, partial(state.unreachable, program), state.stateless)
-    result = _adopted(_kind(kind, path), data.decode("utf-8", "surrogateescape"), choice)
+    text = data.decode("utf-8", "surrogateescape")
+    result = _adopted(_kind(kind, path), text, choice, drop_in=path.endswith(_DROP_IN))
     new = result.text.encode("utf-8", "surrogateescape")
     name = "stdin" if path == "-" else path
     for remark in result.remarks:
@@ -90,9 +92,9 @@ def adopt(kind: str, names: bool, program: str | None, write: bool, **given: str
     return 0
 
 
-def _adopted(kind: str, text: str, choice: crontab.Choice) -> crontab.Result:
+def _adopted(kind: str, text: str, choice: crontab.Choice, *, drop_in: bool) -> crontab.Result:
     if kind == "unit":
-        return unit.adopt(text, choice)
+        return unit.adopt(text, choice, drop_in=drop_in)
     return crontab.adopt(text, choice, system=kind == "system")
 
 

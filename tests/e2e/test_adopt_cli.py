@@ -269,6 +269,17 @@ def test_the_program_is_found_from_anywhere(host: Host) -> None:
     assert f"* {host.root}/own --log-to none".encode() in result.stdout
 
 
+def test_a_drop_in_does_not_say_all(host: Host) -> None:
+    """What the unit itself says of its type and users stands in another file."""
+    for name, is_said in (("override.conf", True), ("shop.service", False)):
+        (host.root / name).write_text(
+            "[Service]\nExecStart=\nExecStart=/usr/bin/flock /l /bin/job\n"
+        )
+        result = host.run("adopt", "--program", "/bin/sh", name)
+        assert b"--lock-file /l" in result.stdout
+        assert (b"only this drop-in" in result.stderr) is is_said
+
+
 def test_write_keeps_a_backup(host: Host) -> None:
     """--write changes the file as it is printed, keeps its mode, and the old one beside it."""
     path = tab(host)
