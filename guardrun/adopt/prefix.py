@@ -114,7 +114,8 @@ def _take_off(layers: Layers, start: int) -> int:
         name = program(words[at])
         try:
             if name in _KEPT and name not in _BUILT_IN:
-                at = _past_kept(words, at)
+                begin, at = at, _past_kept(words, at)
+                _refuse_elsewhere(words[begin:at])
                 continue
             if name not in LAYERS:
                 break
@@ -132,6 +133,12 @@ def _take_off(layers: Layers, start: int) -> int:
     if layers.context.is_stopped and not layers.limit:
         layers.notes.append(f"-k {NEVER}: systemd decides when it is killed, as before")
     return done
+
+
+def _refuse_elsewhere(kept: Sequence[Word]) -> None:
+    """Raise Unclear for env that changes the directory: a lock file behind it may begin there."""
+    if program(kept[0]) == "env" and "C" in options(_KEPT["env"], kept, 1).letters():
+        raise Unclear("what stands behind it is done in another directory")
 
 
 def _refuse_daemons(layers: Layers, command: Sequence[Word]) -> None:

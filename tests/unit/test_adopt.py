@@ -188,6 +188,14 @@ def test_what_changes_is_explained(line: str, kind: str, text: str) -> None:
     assert text in said(adopted(line), kind)
 
 
+def test_a_lock_file_stays_in_its_directory() -> None:
+    """env -C before guardrun moves it along; behind guardrun a lock that follows stays there."""
+    assert adopted("env -C /d flock -n l job").text == f"env -C /d {NONE}--lock-file l -E 1 -- job"
+    inner = "timeout 5 env -C /d flock -n l job"
+    assert adopted(inner).text == inner.replace("timeout 5", f"{NONE}-t 5 {NEVER}--")
+    assert "another directory" in said(adopted(inner), CHANGED)
+
+
 def test_names_take_the_place_of_files() -> None:
     """With --names the path is the lock's name, where it is one by itself."""
     assert adopted("flock -n /run/l job", names=True).text == NONE + "--lock /run/l -E 1 -- job"
