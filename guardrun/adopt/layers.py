@@ -5,6 +5,7 @@ A layer raises ``Unclear``, and has then changed nothing, where guardrun would n
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import Callable, Sequence
@@ -123,12 +124,23 @@ def _lock(layers: Layers, path: Word, wait: str, busy: str, *, shared: bool = Fa
         if not named or path.raw.startswith("~"):
             raise Unclear(f"{path.raw} is no name by itself: only an absolute path is")
         layers.lock = [f"--lock {path.raw}"]
+        usual = _usual(path.value or "/")
+        if path.value and usual != path.value:
+            layers.notes.append(
+                f"differs: a named lock goes by its name, and {usual} is another lock than this"
+            )
     else:
         layers.lock = [f"--lock-file {path.raw}"]
     layers.lock += ["-s"] if shared else []
     layers.lock += [f"--wait {wait}"] if wait != "0" else []
     layers.lock += [f"-E {busy}"] if wait != "forever" else []
     layers.wait = wait
+
+
+def _usual(path: str) -> str:
+    """Another way to write the path of the same file: Debian's /var/lock is a link to /run/lock."""
+    path = re.sub(r"^/+", "/", os.path.normpath(path))
+    return re.sub("^/var/lock/", "/run/lock/", re.sub("^/var/run/", "/run/", path))
 
 
 def _setlock(layers: Layers, at: int) -> int:

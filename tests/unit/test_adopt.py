@@ -203,6 +203,9 @@ def test_names_take_the_place_of_files() -> None:
         adopted("run-one job", names=True).text
         == NONE + "--lock 'run-one-{argv.sha256}' -E 1 -- job"
     )
+    for path in ("/var/lock/l", "/run//lock/l", "/run/x/../lock/l"):
+        assert "/run/lock/l is another" in said(adopted(f"flock {path} job", names=True), CHANGED)
+        assert "another lock" not in said(adopted(f"flock {path} job"), CHANGED)
     for path in ("l", "~/l", "'/a{b}'"):
         assert "only an absolute path" in said(adopted(f"flock -n {path} job", names=True), LEFT)
 
