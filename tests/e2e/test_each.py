@@ -19,6 +19,7 @@ from support import (
     sleepers,
     status,
     stubborn_tree,
+    waits,
     write_script,
 )
 
