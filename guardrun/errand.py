@@ -49,6 +49,15 @@ class Errand:
             os.close(theirs)
         self._spare = spare
         spare.add(self._pid)
+        try:
+            # By then its number may be another's: it may be reaped with what COMMAND left.
+            self._pidfd = os.pidfd_open(self._pid)
+        except OSError:
+            os.kill(self._pid, signal.SIGKILL)  # our own child, and not reaped yet
+            os.waitpid(self._pid, 0)
+            spare.discard(self._pid)
+            os.close(self._reason)
+            raise
 
     def wait(self, waiter: Waiter) -> str | None:
         """Wait until it is done, or its time is over: why it failed, or ``None``.
@@ -57,11 +66,7 @@ class Errand:
         """
         done = False
         try:
-            pidfd = os.pidfd_open(self._pid)
-            try:
-                done = bool(waiter.pause((pidfd,), self._due))
-            finally:
-                os.close(pidfd)
+            done = bool(waiter.pause((self._pidfd,), self._due))
         finally:
             self._end()
         try:
@@ -74,8 +79,9 @@ class Errand:
 
     def _end(self) -> None:
         try:
-            os.kill(self._pid, signal.SIGKILL)  # our own child, and not reaped yet
-            os.waitpid(self._pid, 0)
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
         except (ProcessLookupError, ChildProcessError):
             pass  # reaped with what COMMAND left
+        os.close(self._pidfd)
         self._spare.discard(self._pid)  # the number may be COMMAND's next time
