@@ -154,7 +154,8 @@ def test_killed_between_outcome_and_release(both: Both, lock: str, committed: bo
     Somebody has the row of the place locked: the run's is written by then, and nobody sees it.
     """
     process = both.host.hold(*SHORT, "--lock", lock, "--key", "k", "--claim-ttl", "10s")
-    pids = (keeper(process), process.pid)
+    # In this order: a supervisor that saw its keeper die would have another.
+    pids = (process.pid, keeper(process))
 
     def at_the_release() -> bool:
         query = (
