@@ -46,7 +46,7 @@ class _Line(NamedTuple):
     """where the value begins in the file"""
 
 
-def adopt(text: str, choice: Choice, *, drop_in: bool = False) -> Result:
+def adopt(text: str, choice: Choice) -> Result:
     """Adopt a unit file, or a drop-in, whose unit is not looked at."""
     settings = list(_service(text))
     remarks: list[Remark] = []
@@ -62,11 +62,16 @@ def adopt(text: str, choice: Choice, *, drop_in: bool = False) -> Result:
             start, end = line.start + found.start, line.start + found.end
             before = " ".join(text[start:end].split())
             says = (f"{before} → {found.text.strip()}", *found.notes)
-            hints = [Remark(line.number, HINT, _DROP_IN)] if drop_in else []
-            changed = (Remark(line.number, CHANGED, one) for one in says)
-            remarks = [*changed, *hints, *remarks]
+            remarks = [*(Remark(line.number, CHANGED, one) for one in says), *remarks]
             text = text[:start] + found.text + text[end:]
     return Result(text, tuple(remarks))
+
+
+def of_drop_in(result: Result) -> Result:
+    """The same, with what nobody knows who has not read its unit, where a line was changed."""
+    changed = [remark.line for remark in result.remarks if remark.kind == CHANGED]
+    hints = [Remark(line, HINT, _DROP_IN) for line in changed[-1:]]
+    return result._replace(remarks=(*result.remarks, *hints))
 
 
 def _service(text: str) -> list[_Line]:

@@ -71,7 +71,9 @@ def adopt(kind: str, names: bool, program: str | None, write: bool, **given: str
         click.echo(f"guardrun: {printable(problem)}", err=True)
     choice = crontab.Choice(program, names, partial(state.unreachable, program), state.stateless)
     text = data.decode("utf-8", "surrogateescape")
-    result = _adopted(_kind(kind, path), text, choice, drop_in=path.endswith(_DROP_IN))
+    result = _adopted(_kind(kind, path), text, choice)
+    if path.endswith(_DROP_IN):
+        result = unit.of_drop_in(result)
     new = result.text.encode("utf-8", "surrogateescape")
     name = "stdin" if path == "-" else path
     for remark in result.remarks:
@@ -92,9 +94,9 @@ def adopt(kind: str, names: bool, program: str | None, write: bool, **given: str
     return 0
 
 
-def _adopted(kind: str, text: str, choice: crontab.Choice, *, drop_in: bool) -> crontab.Result:
+def _adopted(kind: str, text: str, choice: crontab.Choice) -> crontab.Result:
     if kind == "unit":
-        return unit.adopt(text, choice, drop_in=drop_in)
+        return unit.adopt(text, choice)
     return crontab.adopt(text, choice, system=kind == "system")
 
 
