@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -222,6 +223,25 @@ def test_keepers_that_are_stuck_again_and_again_are_replaced_without_end(fleet: 
     assert keeper(process, other_than=last)
     assert finish(process).code == 0
     assert fleet.key("k")["state"] == "succeeded"
+
+
+def test_nobody_else_has_the_ends_of_a_supervisor(fleet: FleetHost) -> None:
+    """Keeper, warden and backstop know of its death by them, whichever of the others is stopped."""
+    process = fleet.hold("--key", "k", *SHORT)
+    ends = {role: _sockets(pid) for role, pid in family(process.pid).items()}
+    own = ends["supervisor"] - ends["keeper"]  # which has the same of the way to the warden
+    assert len(own) >= 3
+    assert not own & (ends["backstop"] | ends["warden"])
+    assert finish(process).code == 0
+
+
+def _sockets(pid: int) -> set[str]:
+    """Sockets that a process has open, by their numbers."""
+    found = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(fd))
+    return {target for target in found if target.startswith("socket:")}
 
 
 _STOPS = """\
