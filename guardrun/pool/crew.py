@@ -30,20 +30,17 @@ class Children:
     def __init__(self) -> None:
         self.ours: set[int] = set(tree.children())
         """those that are ours, and those that items left running"""
-        self._left: set[int] = set()
+        self.awaited: set[int] = set()
+        """those whose end their guards wait for"""
 
     def leave(self) -> None:
         """What has come to us by now was left running by an item that ended normally."""
-        new = set(tree.children()) - self.ours - blocking.WAITING
-        self._left |= new
-        self.ours |= new
+        self.ours.update(set(tree.children()) - blocking.WAITING)
 
     def reap(self) -> None:
-        """Reap what items left running and has died."""
-        tree.reap(frozenset(self.ours - self._left) | blocking.WAITING)
-        gone = self._left - set(tree.children())
-        self._left -= gone
-        self.ours -= gone
+        """Reap whatever has died and nobody waits for."""
+        tree.bury(self.ours, self.awaited)
+        tree.reap(frozenset(self.ours) | blocking.WAITING)
 
 
 class StandingGuard(Guard):
@@ -56,6 +53,7 @@ class StandingGuard(Guard):
         self._children = children
         self._spare = children.ours
         self._spare.add(self._backstop)
+        children.awaited.add(self._backstop)
         self._idle = True
 
     def spawn(self, order: channel.Spawn, stdio: Sequence[int], held: Sequence[int]) -> None:
@@ -73,7 +71,7 @@ class StandingGuard(Guard):
 
     def seize(self) -> None:
         waiting = set(blocking.WAITING)  # other items' own
-        self._spare.discard(self._backstop)
+        self._forget_backstop()
         self._spare |= waiting
         try:
             super().seize()
@@ -97,8 +95,12 @@ class StandingGuard(Guard):
         """Let go of what an item left running, and end."""
         super().dismiss()
         super().bury()
-        self._spare.discard(self._backstop)
+        self._forget_backstop()
         self._children.leave()
+
+    def _forget_backstop(self) -> None:
+        self._spare.discard(self._backstop)
+        self._children.awaited.discard(self._backstop)
 
 
 class Standing:

@@ -111,7 +111,8 @@ class Guard:
 
     def bury_strangers(self) -> None:
         """Reap what became our child and died: PID 1 of a container gets every orphan."""
-        tree.reap(frozenset({self._backstop}))
+        tree.bury(self._spare)
+        tree.reap(frozenset({self._backstop, *self._spare}))
 
     def seize(self) -> None:
         """End COMMAND's whole tree without the warden's help, which is dead, stopped or stuck.

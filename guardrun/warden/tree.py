@@ -17,7 +17,7 @@ from guardrun import kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 
 def _listed(pid: int) -> list[int]:
@@ -133,6 +133,20 @@ def reap(keep: frozenset[int] = frozenset()) -> bool:
         except ChildProcessError:
             pass
     return left
+
+
+def bury(known: set[int], keep: Collection[int] = ()) -> None:
+    """Reap those of ``known`` that are dead, but none in ``keep``, and forget each with that.
+
+    From then on its number may be that of any process, of COMMAND's too.
+    """
+    for pid in known.difference(keep):
+        try:
+            if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                continue
+        except ChildProcessError:
+            pass
+        known.discard(pid)
 
 
 def is_empty() -> bool:

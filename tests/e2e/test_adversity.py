@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import GUARDRUN, Host, finish
+from support import GUARDRUN, Host, finish, write_script
 
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(
@@ -139,3 +139,58 @@ def test_a_spool_that_is_not_ours_alone(host: Host, name: str) -> None:
     if name == "link":
         Path(host.state / "spool").symlink_to(target)
     assert host.run("--key", "k", "--", "true").code == 73
+
+
+_HEIR = """\
+import os, signal, sys, time
+spared, mark = int(sys.argv[1]), sys.argv[2]
+open("go", "w").close()
+while os.path.exists(f"/proc/{spared}"):
+    time.sleep(0.01)
+heir = 0
+while heir != spared:  # until nobody was faster
+    with open("/proc/sys/kernel/ns_last_pid", "w") as last:
+        last.write(str(spared - 1))
+    heir = os.fork()
+    if heir == 0 and os.getpid() == spared:
+        os.execvp("sleep", ["sleep", mark])
+    elif heir == 0:
+        os._exit(0)
+    elif heir != spared:
+        os.waitpid(heir, 0)
+warden = os.getppid()
+with open(f"/proc/{warden}/stat") as stat:
+    backstop = int(stat.read().rpartition(")")[2].split()[1])
+for guard in backstop, warden:
+    os.kill(guard, signal.SIGKILL)
+signal.pause()
+"""
+"""A process of COMMAND's has the number of a child that guardrun was started with."""
+_BORN_WITH = 'while ! test -e go; do sleep 0.01; done & exec "$@" $!'
+_AFTER = """\
+test -e /proc/sys/kernel/ns_last_pid || exit 99
+sh -c "$BORN_WITH" sh "$@"
+echo $?
+for pid in /proc/[0-9]*; do tr '\\0' ' ' < "$pid/cmdline"; echo; done 2> /dev/null
+"""
+
+
+@needs_root
+def test_a_number_is_spared_only_as_long_as_it_is_a_child(host: Host, mark: str) -> None:
+    """What guardrun was started with outlives COMMAND; who has its number after it does not."""
+    script = write_script(host.root / "heir", f"#!{sys.executable} -IS\n{_HEIR}")
+    command = ("--log-to", "none", "--", "sh", "-c", 'exec "$0" "$2" "$1"', str(script), mark)
+    alone = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+    result = finish(
+        host.start(
+            *command,
+            program=(*alone, "sh", "-c", _AFTER, "sh", *GUARDRUN),
+            env={"BORN_WITH": _BORN_WITH},
+        ),
+        20,
+    )
+    if result.code == 99:
+        pytest.skip("this kernel lets nobody choose the number of a process")
+    code, *left = result.stdout.decode().split("\n")
+    assert code == "70", result
+    assert not [words for words in left if words.split() == ["sleep", mark]], result

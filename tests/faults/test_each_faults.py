@@ -19,6 +19,7 @@ from each_campaign import EVERY, Arena, Terms, lay_command
 from fleet import fleet_host
 from lease_fleet import SHORT, LeaseFleet, took
 from lease_stores import STORES, lock_name
+from pools import children, fed, lines
 from support import Host, eventually, finish, no_survivors
 
 ITEMS = int(os.environ.get("GUARDRUN_TEST_ITEMS", "300"))
@@ -53,6 +54,18 @@ def test_random_kills_over_postgres(database_url: str, tmp_path: Path, pools: in
     finally:
         for host in hosts:
             host.close()
+
+
+def test_dead_keepers_do_not_pile_up(database_url: str, tmp_path: Path) -> None:
+    """The keeper of a place that has to begin anew is reaped when it has ended."""
+    host = fleet_host(tmp_path, database_url)
+    pool = host.start("each", "-c", "kill -9 $PPID", stdin=subprocess.PIPE)
+    fed(pool, lines(1, 2, 3))
+    ended = "SELECT job_id FROM guardrun.runs WHERE result = 'interrupted'"
+    eventually(lambda: len(host.rows(ended)) == 3, what="the ends of three items")
+    eventually(lambda: len(children(pool.pid)) <= 1, what="reaped")
+    assert finish(pool).code == 1
+    host.close()
 
 
 HOSTS, PLACES, SLOTS, EACH = 3, 2, 3, 9
