@@ -117,10 +117,13 @@ def begin(works: Works, taken: Taken, loop: ItemLoop) -> tuple[Plan, Run] | None
     try:
         plan, me = run_of(works.plan, taken, loop)
     except GuardrunError as error:
-        item = named(taken.item)
-        works.log.emit(events.item_refused(time.time(), item, taken.number, str(error)))
+        _refuse(works, taken, str(error))
         return None
     return plan, me._replace(path=(*me.path, works.pool))
+
+
+def _refuse(works: Works, taken: Taken, why: str) -> None:
+    works.log.emit(events.item_refused(time.time(), named(taken.item), taken.number, why))
 
 
 def carry_out(
@@ -128,7 +131,11 @@ def carry_out(
 ) -> str:
     """Do the six steps for it; returns its result."""
     crew.tidy()  # some of it may have been killed since the last item
-    link = crew.keeper(loop)
+    try:
+        link = crew.keeper(loop)
+    except OSError as error:  # no descriptors are left, say: the next item may find some
+        _refuse(works, taken, f"the keeper cannot be started: {error.strerror}")
+        return "failed"
     loop.deadline = kernel.now() + plan.exec.deadline
     loop.keeper = None if link is None else Standing(link)
     log = works.log.bind(job_id=me.job_id, job=me.job, item=named(taken.item)).apart()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import subprocess
 from pathlib import Path
 
@@ -61,6 +63,26 @@ def test_too_few_descriptors_for_so_many_at_a_time(host: Host) -> None:
     needed = int(few.stderr.split(b" file descriptors")[0].split()[-1])
     enough = host.run(*words, "--", "echo", data=lines(*range(30)), program=limited(needed))
     assert (enough.code, *counted(enough, "succeeded")) == (0, 30), enough
+
+
+def test_no_descriptors_for_a_keeper(host: Host) -> None:
+    """An item that needs one while there are none fails, says why, and the pool goes on."""
+    words = ("--on-ledger-down", "run", "--store-wait", "0", "--record-wait", "0")
+    far = {"GUARDRUN_LEDGER_URL": "postgresql://127.0.0.1:1/nowhere"}
+    pool = host.start("each", *words, "--log-level", "warning", "--", "true", stdin=-1, env=far)
+    assert pool.stdout is not None
+    fed(pool, b"a\0b\n")
+    assert b"item_refused" in pool.stdout.readline()  # what writes lines is loaded with the first
+    eventually(lambda: waits(pool.pid), what="the pool at rest")
+    limits = resource.prlimit(pool.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pool.pid, resource.RLIMIT_NOFILE, (descriptors(pool.pid), limits[1]))
+    fed(pool, lines(1))
+    refused = json.loads(pool.stdout.readline())
+    resource.prlimit(pool.pid, resource.RLIMIT_NOFILE, limits)
+    fed(pool, lines(2))
+    result = finish(pool)
+    assert (refused["event"], refused["item"]) == ("item_refused", "1"), refused
+    assert (result.code, *counted(result, "succeeded", "failed")) == (1, 1, 2), result
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
