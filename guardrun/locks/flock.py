@@ -281,11 +281,14 @@ class HostLock(Kept):
         for slot in slots:
             fd = self._open(slot)
             if try_lock(fd, operation):  # released just now, or free but not before its time
-                if self._remaining(slot) == 0.0:
+                remaining = self._remaining(slot)
+                if remaining == 0.0:
                     for _, other in queued.values():
                         other.cancel()
                     return slot
                 self._let_go(slot)
+                # Whoever had it may be gone: then nobody but the clock tells of its time.
+                due = min(due, kernel.now() + (remaining or 0.0))
                 continue
             child = BlockedChild(lambda fd=fd: fcntl.flock(fd, operation))  # type: ignore[misc]
             queued[child.fileno()] = (slot, child)
