@@ -217,7 +217,10 @@ class HostLock(Kept):
             holds = dict(known.holds)
             if self._spec.min_hold > 0:
                 length = self._spec.min_hold
-                holds[slot] = sidecar.Hold(self._mode, since + length, length)
+                kept = holds.get(slot)
+                # A reader comes in under another one's: the longer of the two stays.
+                if kept is None or kept.remaining(since) < length:
+                    holds[slot] = sidecar.Hold(self._mode, since + length, length)
             told = known._replace(slots=self._spec.slots, fence=fence, holders=holders, holds=holds)
             try:
                 sidecar.write(gate, told)

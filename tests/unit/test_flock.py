@@ -34,8 +34,8 @@ class _Waiter:
         pass
 
 
-def _lock(directory: Path, waiter: _Waiter, hold: float = 0.0) -> HostLock:
-    spec = LockSpec("nightly", None, str(directory), min_hold=hold)
+def _lock(directory: Path, waiter: _Waiter, hold: float = 0.0, *, shared: bool = False) -> HostLock:
+    spec = LockSpec("nightly", None, str(directory), min_hold=hold, shared=shared)
     return HostLock(spec, "nightly", waiter, random.Random(1))
 
 
@@ -58,3 +58,14 @@ def test_a_place_that_is_let_go_between_two_looks(
         second.acquire(make_run(), kernel.now() + 3600.0)
     second.release()
     assert waiter.due <= kernel.now() + _HOLD
+
+
+def test_a_reader_does_not_shorten_another_ones_time(tmp_path: Path) -> None:
+    """Of several readers' --min-hold the one that ends last keeps writers out."""
+    tmp_path.chmod(0o700)
+    for hold in (_HOLD, 1e-6):
+        reader = _lock(tmp_path, _Waiter(), hold, shared=True)
+        assert isinstance(reader.acquire(make_run(), 0.0), Grant)
+        reader.release()
+    writer = _lock(tmp_path, _Waiter())
+    assert isinstance(writer.acquire(make_run(), 0.0), Busy)
