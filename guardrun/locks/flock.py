@@ -169,10 +169,28 @@ class HostLock(Kept):
             return None
         if not same_inode(self._fds[slot], status):
             return None
-        hold = self._read().holds.get(slot)
+        known = self._read()
+        now = time.time()
+        if any(hold.is_ahead(now) for hold in known.holds.values()):
+            known = self._begin_anew(now)
+        hold = known.holds.get(slot)
         if hold is None or (hold.mode == self._mode == "s"):
             return 0.0
-        return hold.remaining(time.time())
+        return hold.remaining(now)
+
+    def _begin_anew(self, now: float) -> Sidecar:
+        """Count from now what would begin later: the clock was set back, nobody knows when."""
+        gate = self._lock_gate()
+        try:
+            known = sidecar.read(gate, self._name)
+            holds = {at: hold.begun_by(now) for at, hold in known.holds.items()}
+            known = known._replace(holds=holds)
+            sidecar.write(gate, known)
+        except OSError:
+            pass  # a full disk: whoever looks next tries again
+        finally:
+            os.close(gate)
+        return known
 
     def _read(self) -> Sidecar:
         fd = self._open_gate()

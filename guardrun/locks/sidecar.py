@@ -8,8 +8,8 @@
 
 ``holder`` is the last one to get that slot (readers of a shared lock: minus its pid), whether or
 not it still has it: that is for flock(2) to say. ``hold`` is a not-before time (``--min-hold``):
-slot, mode, until, and for how long, so that a clock that was set back can't make it longer. Not
-JSON, because reading JSON costs the start of every run 8 ms.
+slot, mode, until, and for how long, so that with a clock that was set back it is counted from
+the first look at it. Not JSON, because reading JSON costs the start of every run 8 ms.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_NEAR = 0.001
+"""s; what two times that were stored as text may differ by, and be the same"""
+
+
 class Hold(NamedTuple):
     """A slot that stays taken until a time, whoever has gone."""
 
@@ -37,6 +41,14 @@ class Hold(NamedTuple):
     def remaining(self, now: float) -> float:
         """Seconds from ``now`` (wall clock)."""
         return max(0.0, min(self.until - now, self.length))
+
+    def is_ahead(self, now: float) -> bool:
+        """Whether it would begin only after ``now``: the clock was set back since."""
+        return self.until - now > self.length + _NEAR
+
+    def begun_by(self, now: float) -> Hold:
+        """The same, but counted from ``now`` where it would begin later."""
+        return self._replace(until=now + self.length) if self.is_ahead(now) else self
 
 
 class Sidecar(NamedTuple):

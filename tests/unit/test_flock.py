@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from ledgers import make_run
 
 from guardrun import kernel
+from guardrun.locks import sidecar
 from guardrun.locks.flock import HostLock
 from guardrun.model import Busy, Grant, LockSpec, Run
 
@@ -69,3 +71,20 @@ def test_a_reader_does_not_shorten_another_ones_time(tmp_path: Path) -> None:
         reader.release()
     writer = _lock(tmp_path, _Waiter())
     assert isinstance(writer.acquire(make_run(), 0.0), Busy)
+
+
+def test_a_clock_that_was_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A not-before time ends its own length after the first look, not a year later."""
+    tmp_path.chmod(0o700)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 365 * 86400)
+    first = _lock(tmp_path, _Waiter(), _HOLD)
+    assert isinstance(first.acquire(make_run(), 0.0), Grant)
+    first.release()
+    monkeypatch.setattr(time, "time", lambda: now)
+    second = _lock(tmp_path, _Waiter())
+    assert isinstance(second.acquire(make_run(), 0.0), Busy)
+    assert second.hold(0) == sidecar.Hold("x", now + _HOLD, _HOLD)
+    monkeypatch.setattr(time, "time", lambda: now + _HOLD)
+    assert isinstance(second.acquire(make_run(), 0.0), Grant)
+    second.release()
