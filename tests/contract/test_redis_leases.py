@@ -498,3 +498,21 @@ def test_clock_of_the_server(shared: RedisStore) -> None:
         assert isinstance(said, Grant)
         after = direct.time()
     assert before[0] + before[1] / 1e6 <= said.since <= after[0] + after[1] / 1e6
+
+
+def test_what_eviction_leaves_of_a_queue(shared: RedisStore) -> None:
+    """Who stands in the queue, and nowhere else, keeps nobody from the lock."""
+    lock = lock_name()
+    first, second, third = (shared.open() for _ in range(3))
+    held = request(lock)
+    granted(first.acquire(held, True, due()))
+    waits = request(lock)
+    assert not isinstance(second.acquire(waits, True, due()), Grant)
+    assert not isinstance(third.acquire(request(lock), True, due()), Grant)
+    assert first.release(held, due())
+    granted(second.acquire(waits, True, due()))
+    with client(shared.url) as direct:
+        assert [direct.ttl(key) for key in keys_of(lock)] == [-1] * 4
+        direct.delete(keys_of(lock)[3])
+    assert second.release(waits, due())
+    granted(first.acquire(request(lock), False, due()))

@@ -35,8 +35,7 @@ if (rank or redis.call('ZCARD', QUEUE)) < free then
   local place = {since = now, fence = fence, lapses = now + ttl, holds = now + hold}
   place.detail = detail
   write(token, place)
-  redis.call('PERSIST', LOCK)
-  redis.call('PERSIST', HELD)
+  for _, key in ipairs(KEYS) do redis.call('PERSIST', key) end
   if rank then leave_queue(token) end
   return {'ours', digits(fence), digits(now)}
 end

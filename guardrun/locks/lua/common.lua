@@ -103,6 +103,13 @@ local function clean(asking)
     leave_queue(token)
     changed = true
   end
+  -- Eviction may have taken one key alone: nothing else would ever end such a waiter.
+  if redis.call('ZCARD', QUEUE) > redis.call('ZCARD', ALIVE) then
+    for _, token in ipairs(redis.call('ZRANGE', QUEUE, 0, -1)) do
+      if not redis.call('ZSCORE', ALIVE, token) then leave_queue(token) end
+    end
+    changed = true
+  end
   if changed then wake(asking) end
 end
 
