@@ -16,6 +16,7 @@ _WHERE = {"datacenter": "dc", "namespace": "ns"}
 """a parameter of ours: that of the HTTP API"""
 TOKEN = "CONSUL_HTTP_TOKEN"
 TOKEN_FILE = "CONSUL_HTTP_TOKEN_FILE"
+_NO_TOKEN = "it is no token"
 
 
 class Agents(NamedTuple):
@@ -50,13 +51,29 @@ def token(url: str) -> str | None:
         return given
     path = os.environ.get(TOKEN_FILE)
     if not path:
-        return os.environ.get(TOKEN) or None
+        return _checked(os.environ.get(TOKEN, ""), f"${TOKEN}")
     try:
         with open(path, encoding="ascii") as file:
-            return file.read().strip() or None
+            said = file.read()
     except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no token"
+        why = getattr(error, "strerror", None) or _NO_TOKEN
         raise ConfigError(f"${TOKEN_FILE}: {path!r}: {why}") from None
+    return _checked(said, f"${TOKEN_FILE}: {path!r}")
+
+
+def _checked(said: str, source: str) -> str | None:
+    """A token without the newline after it; what no header can hold would be shown by http.client.
+
+    Raises ``ConfigError``.
+    """
+    token = said.strip()
+    if not _fits(token):
+        raise ConfigError(f"{source}: {_NO_TOKEN}")
+    return token or None
+
+
+def _fits(token: str) -> bool:
+    return token.isascii() and token.isprintable()
 
 
 def _read(url: str) -> Agents:
@@ -64,7 +81,7 @@ def _read(url: str) -> Agents:
     if parts.fragment or parts.path not in ("", "/") or parts.scheme not in CONSUL:
         raise ValueError
     login, at, hosts = parts.netloc.rpartition("@")
-    if "@" in login or ":" in login or bool(at) != bool(login):
+    if "@" in login or ":" in login or bool(at) != bool(login) or not _fits(unquote(login)):
         raise ValueError
     given = parameters(parts.query, (*TLS, *_WHERE))
     secured = parts.scheme == "consuls"

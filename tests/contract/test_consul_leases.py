@@ -7,6 +7,7 @@ import select
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import servers
@@ -31,7 +32,7 @@ from guardrun.locks.consul_connection import Http
 from guardrun.locks.consul_keys import PLACE, WAIT, Record, key, prefix
 from guardrun.locks.consul_session import Session
 from guardrun.locks.consul_state import DELAYED, HELD_BACK
-from guardrun.locks.consul_url import TOKEN, TOKEN_FILE, read
+from guardrun.locks.consul_url import TOKEN, TOKEN_FILE, read, token
 from guardrun.locks.consul_watch import Target, Watches
 from guardrun.locks.json_http import Wire
 from guardrun.locks.members import Place, Tls
@@ -602,6 +603,21 @@ class TestWays:
         with pytest.raises(ConfigError, match=rf"\${TOKEN_FILE}: .*No such file"):
             store.renew(wanted, due())
         store.close()
+
+    @pytest.mark.parametrize("text", ["t0p\nsecret", "t0psecret\x07", "t0psecrét"])
+    def test_what_is_no_token(self, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+        """What no header can hold is refused without being shown, wherever it was found."""
+        monkeypatch.setenv(TOKEN, text)
+        with pytest.raises(ConfigError, match=rf"^\${TOKEN}: it is no token$"):
+            token("consul://h")
+        with pytest.raises(ConfigError) as error:
+            token(f"consul://{quote(text)}@h")
+        assert "t0p" not in str(error.value)
+
+    def test_a_newline_after_a_token(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What a secret's file ends with is none of it, in the environment as in a file."""
+        monkeypatch.setenv(TOKEN, "t0psecret\n")
+        assert token("consul://h") == "t0psecret"
 
     def test_of_several_agents_one_is_gone(self, private: PrivateConsul) -> None:
         """An agent where nobody listens costs nothing but a look at the next one."""
