@@ -115,13 +115,27 @@ def _answer(said: Said, path: str) -> Answer:
     message = " ".join(said.text.decode("utf-8", "replace").split()).replace(_HANDED_ON, "")
     if said.status in _FINE:
         try:
-            return Answer(said.status, said.json(), int(index or 0))
+            answer = Answer(said.status, said.json(), int(index or 0))
         except ValueError:
-            raise Refused("no answer of Consul's") from None
+            raise OSError(_NOT_CONSUL) from None
+        if not _is_consuls(path, answer.body):
+            raise OSError(_NOT_CONSUL)
+        return answer
     if said.status >= 500 and not message.startswith(_REFUSED):
         raise OSError(message or f"HTTP status {said.status}")
     raise Refused(message or f"HTTP status {said.status}")
 
+
+def _is_consuls(path: str, body: Any) -> bool:
+    """Whether it has the shape of an answer to that; another server's has not."""
+    name = _HOLDS.get(path)
+    if name is not None:
+        return isinstance(body, dict) and name in body
+    return isinstance(body, list | bool) or not path.startswith(("kv/", "session/"))
+
+
+_HOLDS = {"txn": "Results", "session/create": "ID"}
+_NOT_CONSUL = "no answer of Consul's"
 
 _REMEDIES = (
     ("no cluster leader", "check that more than half of its servers run, and see each other"),

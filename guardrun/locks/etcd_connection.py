@@ -21,6 +21,7 @@ __all__ = ["Gateway", "Refused", "unavailable"]
 
 _OK = 200
 
+_NOT_ETCD = "no answer of etcd's"
 _OLD_LOGIN = ("invalid auth token", "revision of auth store is old", "revision in header is old")
 """a member that was started again knows none; rights that were changed make all of them old"""
 
@@ -107,6 +108,8 @@ class Gateway:
         body = _body(said)
         message = _message(said.status, body)
         if said.status == _OK and not message:
+            if "header" not in body:  # every answer of etcd's has one
+                raise OSError(_NOT_ETCD)
             self.clock = said.clock
             return body
         if said.status >= 500 or any(word in message for word in _MEMBERS):
@@ -119,9 +122,9 @@ def _body(said: Said) -> dict[str, Any]:
     try:
         body = said.json()
     except ValueError:  # a proxy, or another server altogether
-        return {"error": said.text.decode("utf-8", "replace")}
+        return {} if said.status == _OK else {"error": said.text.decode("utf-8", "replace")}
     if not isinstance(body, dict):
-        return {"error": "no answer of etcd's"}
+        return {}
     result = body.get("result", body)
     return result if isinstance(result, dict) else body
 
@@ -143,6 +146,7 @@ _MEMBERS = ("no leader", "leader changed", "request timed out", "server stopped"
 
 _REMEDIES = (
     ("commonname", "use a certificate without a common name: the login tells who we are"),
+    (_NOT_ETCD, "check that an etcd of version 3.4 or newer answers there"),
     ("no leader", "check that more than half of the cluster's members run, and see each other"),
     ("not found", "leases need etcd 3.4 or newer, with enable-grpc-gateway"),
     ("user name is empty", "authentication is on: put user and password into the URL"),

@@ -12,6 +12,7 @@ import time
 from calendar import timegm
 from collections.abc import Mapping
 from email.utils import parsedate
+from http.client import BadStatusLine, HTTPException, RemoteDisconnected
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from guardrun import kernel
@@ -32,8 +33,9 @@ class Overdue(Exception):
     """The answer did not come in time."""
 
 
-FAILURES = (Overdue, HTTPError, OSError, UnicodeError, ValueError)
-"""whatever a connection may raise; each is its end"""
+FAILURES = (Overdue, HTTPError, HTTPException, OSError, UnicodeError, ValueError)
+"""whatever a connection may raise; each is its end. Those of http.client urllib3 translates
+in its pool alone"""
 
 
 class Said(NamedTuple):
@@ -117,7 +119,7 @@ class Wire:
     ) -> Said:
         """One request and its whole answer."""
         self.send(due, method, path, body, headers)
-        answer = self._made.getresponse()
+        answer = self._answer()
         return _said(answer, answer.data)
 
     def listen(
@@ -125,7 +127,7 @@ class Wire:
     ) -> Said:
         """Begin a stream: its first line. What follows makes ``fileno`` readable."""
         self.send(due, method, path, body, headers, whole=False)
-        answer = self._stream = self._made.getresponse()
+        answer = self._stream = self._answer()
         text = b""
         while b"\n" not in text and (more := answer.read1(_MOST)):
             text += more
@@ -145,6 +147,14 @@ class Wire:
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         kind = {} if body is None else {"Content-Type": "application/json"}
         self._made.request(method, path, data, {**kind, **headers}, preload_content=whole)
+
+    def _answer(self) -> Any:
+        try:
+            return self._made.getresponse()
+        except RemoteDisconnected:
+            raise
+        except BadStatusLine:  # its text is whatever the server has said
+            raise OSError("no HTTP is spoken there") from None
 
     def fileno(self) -> int:
         """Readable when the member says something."""

@@ -1,0 +1,57 @@
+"""What stands where a member of a cluster should be, and is none."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from guardrun import kernel
+from guardrun.errors import StoreUnavailable
+from guardrun.locks import consul_session, etcd_session
+
+HTTP = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}"
+
+
+@contextlib.contextmanager
+def answering(text: str) -> Iterator[int]:
+    """A server that says this to whoever says something; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    made, _ = server.accept()
+                    with made:
+                        made.recv(65536)
+                        made.sendall(text.encode())
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("SSH-2.0-OpenSSH_9.2\r\n", "no HTTP is spoken there"),
+        *((HTTP.format(len(one), one), "no answer of") for one in ("{}", "[]", "null", "hello")),
+    ],
+    ids=["ssh", "object", "list", "null", "text"],
+)
+@pytest.mark.parametrize("scheme", ["etcd", "consul"])
+def test_another_server(scheme: str, text: str, says: str) -> None:
+    """It is its own failure, in words: the next question goes to the next member."""
+    with answering(text) as port, answering(text) as other:
+        url = f"{scheme}://127.0.0.1:{port},127.0.0.1:{other}"
+        session = {"etcd": etcd_session, "consul": consul_session}[scheme].Session(url)
+        with contextlib.closing(session), pytest.raises(StoreUnavailable, match=says):
+            session.signs("lock", kernel.now() + 5)
+        assert session.where == 1
