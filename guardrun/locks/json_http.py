@@ -89,6 +89,8 @@ class Wire:
 
     def __init__(self, place: Place, due: float) -> None:
         self._made: Any
+        self._sock: Any = None
+        """the last request's: http.client lets go of one that is to be closed after its answer"""
         self._stream: Any = None
         """an answer that goes on: it must not be collected before the connection"""
         if place.tls is None:
@@ -147,6 +149,7 @@ class Wire:
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         kind = {} if body is None else {"Content-Type": "application/json"}
         self._made.request(method, path, data, {**kind, **headers}, preload_content=whole)
+        self._sock = self._made.sock
 
     def _answer(self) -> Any:
         try:
@@ -158,15 +161,15 @@ class Wire:
 
     def fileno(self) -> int:
         """Readable when the member says something."""
-        return int(self._made.sock.fileno())
+        return int(self._sock.fileno())
 
     def overheard(self) -> bool:
         """Whether more of a stream came with what was read of it."""
-        return self._stream is not None and bool(self._made.sock.buffered().strip())
+        return self._stream is not None and bool(self._sock.buffered().strip())
 
     def take(self) -> bytes | None:
         """Read what has come in, without waiting; ``None`` at its end."""
-        taken: bytes | None = self._made.sock.take()
+        taken: bytes | None = self._sock.take()
         return taken
 
     def close(self) -> None:

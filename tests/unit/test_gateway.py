@@ -1,8 +1,9 @@
-"""What stands where a member of a cluster should be, and is none."""
+"""What stands where a member of a cluster should be, or before one."""
 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -55,3 +56,17 @@ def test_another_server(scheme: str, text: str, says: str) -> None:
         with contextlib.closing(session), pytest.raises(StoreUnavailable, match=says):
             session.signs("lock", kernel.now() + 5)
         assert session.where == 1
+
+
+def test_a_stream_after_which_the_connection_is_closed() -> None:
+    """A proxy that keeps no connection passes a watch on all the same, and its end is noticed."""
+    first = '{"result":{"header":{"revision":"1"},"created":true}}\n'
+    head = "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with (
+        answering(f"{head}{len(first):x}\r\n{first}\r\n") as port,
+        contextlib.closing(etcd_session.Session(f"etcd://127.0.0.1:{port}")) as session,
+        contextlib.closing(session.listen(kernel.now() + 5, "lock", {})) as wire,
+    ):
+        assert not wire.overheard()
+        select.select([wire], [], [])
+        assert wire.take() is None
