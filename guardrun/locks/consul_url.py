@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from guardrun.errors import ConfigError
-from guardrun.locks.members import TLS, Place, parameters, places, tls
+from guardrun.locks.members import TLS, Place, parameters, places, split, tls
 from guardrun.locks.stores import CONSUL
 
 _PORT = 8500
@@ -77,7 +77,7 @@ def _fits(token: str) -> bool:
 
 
 def _read(url: str) -> Agents:
-    parts = urlsplit(url)
+    parts = split(url)
     if parts.fragment or parts.path not in ("", "/") or parts.scheme not in CONSUL:
         raise ValueError
     login, at, hosts = parts.netloc.rpartition("@")

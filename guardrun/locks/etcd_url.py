@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from guardrun.errors import ConfigError
-from guardrun.locks.members import TLS, Place, parameters, places, tls
+from guardrun.locks.members import TLS, Place, parameters, places, split, tls
 from guardrun.locks.stores import ETCD
 
 _PORT = 2379
@@ -39,7 +39,7 @@ def read(url: str) -> Cluster:
 
 
 def _read(url: str) -> Cluster:
-    parts = urlsplit(url)
+    parts = split(url)
     if parts.fragment or parts.path not in ("", "/") or parts.scheme not in ETCD:
         raise ValueError
     user, at, hosts = parts.netloc.rpartition("@")

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from urllib.parse import SplitResult
 
 TLS = ("cacert", "cert", "key")
 """as etcdctl calls them"""
@@ -27,6 +28,14 @@ class Place(NamedTuple):
     host: str
     port: int
     tls: Tls | None
+
+
+def split(url: str) -> SplitResult:
+    """A URL's parts; brackets in it stay escaped until ``places`` reads each host by itself.
+
+    Newer versions of Python take an address in brackets for a mistake that does not come first.
+    """
+    return urlsplit(url.replace("[", "%5B").replace("]", "%5D"))
 
 
 def places(hosts: str, port: int, tls: Tls | None) -> tuple[Place, ...]:
@@ -54,7 +63,7 @@ def tls(given: dict[str, str], wanted: bool) -> Tls | None:
 
 
 def _place(text: str, port: int, tls: Tls | None) -> Place:
-    parts = urlsplit(f"//{text}")
+    parts = urlsplit("//" + text.replace("%5B", "[").replace("%5D", "]"))
     if not parts.hostname or "@" in text:
         raise ValueError
     return Place(parts.hostname, port if parts.port is None else parts.port, tls)
