@@ -164,8 +164,11 @@ class Wire:
         return int(self._sock.fileno())
 
     def overheard(self) -> bool:
-        """Whether more of a stream came with what was read of it."""
-        return self._stream is not None and bool(self._sock.buffered().strip())
+        """Whether more of a stream came with what was read of it, or it has broken since."""
+        try:
+            return self._stream is not None and bool(self._sock.buffered().strip())
+        except OSError:
+            return True
 
     def take(self) -> bytes | None:
         """Read what has come in, without waiting; ``None`` at its end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 
@@ -14,12 +15,17 @@ from guardrun import kernel
 from guardrun.errors import StoreUnavailable
 from guardrun.locks import consul_session, etcd_session
 
+ABORT = struct.pack("ii", 1, 0)
+"""close(2) sends a reset then"""
 HTTP = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}"
 
 
 @contextlib.contextmanager
-def answering(text: str) -> Iterator[int]:
-    """A server that says this to whoever says something; its port."""
+def answering(text: str, breaks: threading.Event | None = None) -> Iterator[int]:
+    """A server that says this to whoever says something, and ends the connection; its port.
+
+    With ``breaks`` not before that, and by a reset.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -29,6 +35,9 @@ def answering(text: str) -> Iterator[int]:
                     with made:
                         made.recv(65536)
                         made.sendall(text.encode())
+                        if breaks is not None:
+                            breaks.wait(10)
+                            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -69,4 +78,19 @@ def test_a_stream_after_which_the_connection_is_closed() -> None:
     ):
         assert not wire.overheard()
         select.select([wire], [], [])
+        assert wire.take() is None
+
+
+def test_a_stream_that_breaks_right_after_its_beginning() -> None:
+    """That is something to ask again for, and no fault of ours."""
+    first = '{"result":{"header":{"revision":"1"},"created":true}}\n'
+    said = f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{len(first):x}\r\n{first}"
+    with (
+        answering(said, breaks := threading.Event()) as port,
+        contextlib.closing(etcd_session.Session(f"etcd://127.0.0.1:{port}")) as session,
+        contextlib.closing(session.listen(kernel.now() + 5, "lock", {})) as wire,
+    ):
+        breaks.set()
+        select.select([wire], [], [])
+        assert wire.overheard()
         assert wire.take() is None
