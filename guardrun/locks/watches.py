@@ -10,12 +10,17 @@ import select
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from guardrun import kernel
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from guardrun.locks.json_http import Wire
 
 Target = TypeVar("Target")
+
+_SOON = 1.0
+"""s"""
 
 
 class Watches(ABC, Generic[Target]):
@@ -32,6 +37,8 @@ class Watches(ABC, Generic[Target]):
         self._where = where
         self._open: dict[str, tuple[Target, Wire, int, float]] = {}
         """also which member tells of it, and after which index"""
+        self._begun: dict[str, tuple[Target, int, int, float]] = {}
+        """what has been begun last, of which member, and when; for a moment"""
         self._poll = select.epoll()
 
     def fileno(self) -> int | None:
@@ -42,13 +49,19 @@ class Watches(ABC, Generic[Target]):
         """Have that waiter watch this; whether something has come with the beginning of it.
 
         One that is there goes on, unless it waits for an index that is still to come: the store
-        has begun anew. Raises ``StoreUnavailable``.
+        has begun anew. One that has ended at once, and nothing has changed, was refused: it is not
+        begun anew at once. Raises ``StoreUnavailable``.
         """
         if token in self._open:
             watched, _, where, begun = self._open[token]
             if (watched, where) == (wanted, self._where()) and begun <= index:
                 return False
         self.stop(token)
+        asked, now = (wanted, self._where(), index), kernel.now()
+        self._begun = {who: one for who, one in self._begun.items() if now - one[-1] < _SOON}
+        if token in self._begun and self._begun[token][:-1] == asked:
+            return False
+        self._begun[token] = *asked, now
         wire = self._listen(wanted, index, due)
         self._open[token] = wanted, wire, self._where(), index
         self._poll.register(wire.fileno(), select.EPOLLIN)

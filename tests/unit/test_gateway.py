@@ -14,6 +14,7 @@ import pytest
 from guardrun import kernel
 from guardrun.errors import StoreUnavailable
 from guardrun.locks import consul_session, etcd_session
+from guardrun.locks.consul_watch import Target, Watches
 
 ABORT = struct.pack("ii", 1, 0)
 """close(2) sends a reset then"""
@@ -94,3 +95,21 @@ def test_a_stream_that_breaks_right_after_its_beginning() -> None:
         select.select([wire], [], [])
         assert wire.overheard()
         assert wire.take() is None
+
+
+def test_a_watch_that_is_refused() -> None:
+    """It is not begun anew at once: who waits would ask without end a server that has too much."""
+    text = "HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\n\r\n"
+    with (
+        answering(text) as port,
+        contextlib.closing(consul_session.Session(f"consul://127.0.0.1:{port}")) as session,
+        contextlib.closing(Watches(session)) as watches,
+    ):
+        watches.begin("t", Target("k", False), 7, kernel.now() + 5)
+        while (fd := watches.fileno()) is not None:
+            select.select([fd], [], [])
+            watches.drain()
+        assert not watches.begin("t", Target("k", False), 7, kernel.now() + 5)
+        assert watches.fileno() is None
+        watches.begin("t", Target("k", False), 8, kernel.now() + 5)
+        assert watches.fileno() is not None
