@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ _PLACE = re.compile(r"\{item(?:\.([^{}]+))?\}")
 def fill(words: Sequence[str], item: Item) -> tuple[str, ...]:
     """COMMAND's words for one item: ``{item}`` replaced, or the item as one word more.
 
-    Other braces are left alone. Raises ConfigError for a field that the item does not have.
+    Other braces are left alone. Raises ConfigError for a field that the item does not have,
+    or whose value cannot stand in a word.
     """
     if not any(_PLACE.search(word) for word in words):
         return (*words, item.text)
@@ -31,9 +33,15 @@ def _value(place: re.Match[str], item: Item) -> str:
     if path is None:
         return item.text
     try:
-        return template.pick(item.fields, path)
+        value = template.pick(item.fields, path)
+        os.fsencode(value)
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can escape
+        raise ConfigError(f"{place.group()} in COMMAND is not Unicode text") from None
     except ValueError as error:
         raise ConfigError(f"{place.group()} in COMMAND {error}") from None
+    if "\0" in value:
+        raise ConfigError(f"{place.group()} in COMMAND has a NUL byte, which no word can hold")
+    return value
 
 
 def check(words: Sequence[str], objects: bool) -> None:

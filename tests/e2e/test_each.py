@@ -95,6 +95,17 @@ def test_an_item_that_cannot_be_a_run(
     assert len(host.rows()) == 1
 
 
+@pytest.mark.parametrize(("escape", "reason"), [(r"\ud800", "Unicode"), (r"\u0000", "NUL")])
+def test_a_field_that_no_word_can_hold(host: Host, escape: str, reason: str) -> None:
+    """It is refused before anything is started for it, and the others go on."""
+    items = f'{{"id": "x{escape}"}}\n{{"id": "1"}}\n'
+    result = host.run("each", "--jsonl", "--", "true", "{item.id}", data=items.encode())
+    assert result.code == 1, result
+    assert counted(result, "failed", "succeeded") == (1, 1)
+    assert reason in result.event("item_refused")["reason"]
+    assert len(host.rows()) == 1
+
+
 def test_an_item_that_no_word_can_hold(host: Host) -> None:
     """The kernel takes no word of 128 KiB: that run ends with 126, the next one is executed."""
     result = host.run("each", "--", "true", data=b"x" * 1_000_000 + b"\nshort\n")
