@@ -696,7 +696,8 @@ class TestWays:
     def test_plain_server(self, private: PrivateConsul) -> None:
         """A server without TLS is not mistaken for one with it."""
         store = ConsulLeases(f"consuls://x@localhost:{private.own.port}")
-        with pytest.raises(StoreUnavailable, match="check whether the server speaks TLS"):
+        # What is left unread of our hello may reset the connection before its answer is read.
+        with pytest.raises(StoreUnavailable, match=r"whether (the server|it) speaks TLS"):
             store.acquire(request(lock_name()), False, due(3))
         store.close()
 

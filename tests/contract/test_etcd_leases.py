@@ -464,7 +464,8 @@ class TestWays:
     def test_plain_server(self, private: PrivateEtcd) -> None:
         """A server without TLS is not mistaken for one with it."""
         store = EtcdLeases(f"etcds://root:x@localhost:{private.own.port}")
-        with pytest.raises(StoreUnavailable, match="check whether the server speaks TLS"):
+        # What is left unread of our hello may reset the connection before its answer is read.
+        with pytest.raises(StoreUnavailable, match=r"whether (the server|it) speaks TLS"):
             store.acquire(request(lock_name()), False, due(3))
         store.close()
 

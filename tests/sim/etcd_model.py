@@ -148,10 +148,10 @@ class EtcdModel:
         self._leases_made += 1
         ttl = max(int(body["TTL"]), _SHORTEST)
         self.leases[self._leases_made] = Lease(ttl, now + ttl)
-        return {"header": self._header(), "ID": str(self._leases_made), "TTL": str(ttl)}
+        return {"header": self.header(), "ID": str(self._leases_made), "TTL": str(ttl)}
 
     def _keep_alive(self, body: Word, now: float) -> Word:
-        said: Word = {"header": self._header(), "ID": str(body["ID"])}
+        said: Word = {"header": self.header(), "ID": str(body["ID"])}
         lease = self.leases.get(int(body["ID"]))
         if lease is not None and lease.expires > now:
             lease.expires = now + lease.ttl
@@ -162,10 +162,10 @@ class EtcdModel:
         if int(body["ID"]) not in self.leases:
             raise EtcdError(404, _GONE)
         self._end(int(body["ID"]))
-        return {"header": self._header()}
+        return {"header": self.header()}
 
     def _time_to_live(self, body: Word, now: float) -> Word:
-        said: Word = {"header": self._header(), "ID": str(body["ID"])}
+        said: Word = {"header": self.header(), "ID": str(body["ID"])}
         lease = self.leases.get(int(body["ID"]))
         if lease is None:
             return said | {"TTL": "-1"}
@@ -184,7 +184,7 @@ class EtcdModel:
     # ------------------------------------------------------------ keys
 
     def _range(self, body: Word, now: float) -> Word:  # noqa: ARG002
-        return {"header": self._header()} | self._read(body)
+        return {"header": self.header()} | self._read(body)
 
     def _transact(self, body: Word, now: float) -> Word:  # noqa: ARG002
         succeeded = all(map(self._holds, body["compare"]))
@@ -195,7 +195,7 @@ class EtcdModel:
         answers = [self._do(one, revision) for one in wanted]
         if any(change.revision == revision for change in self.changes[-1:]):
             self.revision = revision
-        said: Word = {"header": self._header()}
+        said: Word = {"header": self.header()}
         if succeeded:
             said["succeeded"] = True
         return said | _filled({"responses": answers})
@@ -266,7 +266,8 @@ class EtcdModel:
     def _between(self, first: bytes, until: bytes) -> list[Kv]:
         return [self.keys[name] for name in sorted(self.keys) if _within(name, first, until)]
 
-    def _header(self) -> Word:
+    def header(self) -> Word:
+        """What every answer begins with."""
         return {"revision": str(self.revision)}
 
 

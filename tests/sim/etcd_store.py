@@ -77,13 +77,13 @@ class EtcdService(HttpService[EtcdModel, Watch]):
         self._watches.append((watch, connection))
         if missed:
             self._notify(watch, connection)
-        return told(200, {"result": {"created": True}}, now)
+        return told(200, {"result": {"header": self._model.header(), "created": True}}, now)
 
     def _log_in(self, body: Mapping[str, object]) -> dict[str, object]:
         assert (body["name"], body["password"]) == ("guardrun", SECRET)
         token = f"{self.life}.{len(self._logins)}"
         self._logins.add(token)
-        return {"token": token}
+        return {"header": self._model.header(), "token": token}
 
     def _check(self, headers: Mapping[str, str]) -> None:
         if headers.get("Authorization") not in self._logins:
