@@ -194,13 +194,16 @@ class Written:
         return eventually(lambda: self.lines(name), within, f"{name} in {self._path}")[0]
 
 
-def keeper(process: subprocess.Popen[bytes], other_than: int = 0) -> int:
-    """The pid of a run's keeper, once there is one."""
+def keeper(process: subprocess.Popen[bytes], *before: int) -> int:
+    """The pid of a run's keeper, once there is one; ``before`` are all that have been killed.
+
+    One that dies is seen running for a while after it has closed its end, and has a successor.
+    """
 
     def found() -> int | None:
         pid = family(process.pid).get("keeper", 0)
         alive = pid and status(pid).get("State", "Z")[0] not in "ZX"
-        return pid if alive and pid != other_than else None
+        return pid if alive and pid not in before else None
 
     return eventually(found, 20, "a keeper")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import servers
 from fleet import FleetHost, fleet_host, settled
+from lease_fleet import keeper
 from support import (
     eventually,
     family,
@@ -37,15 +38,13 @@ def fleet(tmp_path: Path, database_url: str) -> Iterator[FleetHost]:
     host.close()
 
 
-def keeper(process: subprocess.Popen[bytes], other_than: int = 0) -> int:
-    """The pid of a run's keeper, once there is one."""
-
-    def found() -> int | None:
-        pid = family(process.pid).get("keeper", 0)
-        alive = pid and status(pid).get("State", "Z")[0] not in "ZX"
-        return pid if alive and pid != other_than else None
-
-    return eventually(found, 20, "a keeper")
+def kill_keepers(process: subprocess.Popen[bytes], number: int) -> list[int]:
+    """Kill so many of a run, one after the other; their pids."""
+    killed: list[int] = []
+    while len(killed) < number:
+        killed.append(keeper(process, *killed))
+        os.kill(killed[-1], signal.SIGKILL)
+    return killed
 
 
 def test_a_keeper_that_is_killed_is_replaced(fleet: FleetHost) -> None:
@@ -54,7 +53,7 @@ def test_a_keeper_that_is_killed_is_replaced(fleet: FleetHost) -> None:
     until = fleet.key("k")["claim_until"]
     first = keeper(process)
     os.kill(first, signal.SIGKILL)
-    assert keeper(process, other_than=first)
+    assert keeper(process, first)
     eventually(lambda: fleet.key("k")["claim_until"] > until, 15, "a renewal by the new keeper")
     assert finish(process).code == 0
     assert fleet.key("k")["state"] == "succeeded"
@@ -67,7 +66,7 @@ def test_a_keeper_that_is_stopped_is_replaced(fleet: FleetHost) -> None:
     until = fleet.key("k")["claim_until"]
     first = keeper(process)
     os.kill(first, signal.SIGSTOP)
-    assert keeper(process, other_than=first)
+    assert keeper(process, first)
     eventually(lambda: fleet.key("k")["claim_until"] > until, 15, "a renewal by the new keeper")
     assert finish(process).code == 0
     assert fleet.key("k")["state"] == "succeeded"
@@ -86,7 +85,7 @@ def test_a_keeper_that_is_stopped_when_it_is_asked_is_replaced(
     first = keeper(process)
     with gate.open("w"):  # returns when COMMAND has opened it, and ends its read
         os.kill(first, signal.SIGSTOP)
-    assert keeper(process, other_than=first)
+    assert keeper(process, first)
     result = finish(process)
     assert result.code == 0, result
     assert fleet.key("k")["state"] == "succeeded"
@@ -95,10 +94,7 @@ def test_a_keeper_that_is_stopped_when_it_is_asked_is_replaced(
 def test_keepers_that_keep_dying_do_not_end_command(fleet: FleetHost) -> None:
     """With no keeper left COMMAND runs until its term ends, and then it is stopped: 74."""
     process = fleet.hold("--key", "k", *SHORT, "--record-wait", "1s")
-    last = 0
-    for _ in range(5):
-        last = keeper(process, other_than=last)
-        os.kill(last, signal.SIGKILL)
+    kill_keepers(process, 5)
     process.wait(60)
     result = finish(process)
     assert result.code == 74
@@ -110,11 +106,9 @@ def test_keepers_that_keep_dying_do_not_end_command(fleet: FleetHost) -> None:
 def test_after_keepers_that_keep_dying_there_is_another(fleet: FleetHost) -> None:
     """What kills them may be over: one more is tried while COMMAND runs, and renews the claim."""
     process = fleet.hold("--key", "k", "--claim-ttl", "60s")
-    until, last = fleet.key("k")["claim_until"], 0
-    for _ in range(5):
-        last = keeper(process, other_than=last)
-        os.kill(last, signal.SIGKILL)
-    assert keeper(process, other_than=last)
+    until = fleet.key("k")["claim_until"]
+    killed = kill_keepers(process, 5)
+    assert keeper(process, *killed)
     eventually(lambda: fleet.key("k")["claim_until"] > until, 15, "a renewal by the last keeper")
     assert finish(process).code == 0
     assert fleet.key("k")["state"] == "succeeded"
@@ -214,13 +208,13 @@ def test_keepers_that_are_stuck_again_and_again_are_replaced_without_end(fleet: 
     """Only deaths of their own are counted: one that we had to kill says nothing about the next."""
     # Each of the six has to be replaced, and its successor to start, before the claim's term.
     process = fleet.hold("--key", "k", "--claim-ttl", "20s")
-    last = 0
+    stuck: list[int] = []
     for _ in range(6):
-        last = keeper(process, other_than=last)
+        stuck.append(keeper(process, *stuck))
         until = fleet.key("k")["claim_until"]
         eventually(lambda: fleet.key("k")["claim_until"] > until, 15, "a renewal")  # noqa: B023
-        os.kill(last, signal.SIGSTOP)
-    assert keeper(process, other_than=last)
+        os.kill(stuck[-1], signal.SIGSTOP)
+    assert keeper(process, *stuck)
     assert finish(process).code == 0
     assert fleet.key("k")["state"] == "succeeded"
 
