@@ -18,11 +18,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from guardrun import kernel
+from guardrun.errors import StoreUnavailable
 from guardrun.locks import consul_session
 from guardrun.locks.consul_keys import PLACE, PREFIX, WAIT, Detail, key
 from guardrun.locks.consul_queue import Queue
 from guardrun.locks.consul_session import LONGEST_DELAY, Conflict, Session
-from guardrun.locks.consul_state import State, agree, grant, holders, holds, place, waiting
+from guardrun.locks.consul_state import State, agree, grant, holders, own_place, place, waiting
 from guardrun.locks.lease import LONGEST_TTL, check
 from guardrun.model import Grant, Place, Waiting
 
@@ -58,6 +59,8 @@ class ConsulLeases:
         self._session = Session(url)
         self._queue = Queue(self._session)
         self._taken: dict[str, _Taken] = {}
+        self._unheard: dict[str, list[str]] = {}
+        """by token: sessions that a place was asked for with, and no answer came"""
 
     # ------------------------------------------------------------ the port
 
@@ -220,7 +223,7 @@ class ConsulLeases:
         left: dict[int, Record] = {}
         for one in places:
             (taken if self._session.is_taken(due, one) else left)[one.number] = one
-        mine = next((one for one in places if holds(one, wanted.token)), None)
+        mine = own_place(places, wanted.token)
         return State(mine, taken, left, ahead[-1] if ahead else None, len(ahead))
 
     def _take(self, wanted: LeaseRequest, number: int, state: State, due: float) -> Grant:
@@ -228,6 +231,7 @@ class ConsulLeases:
 
         Its key is made anew, so that the index of its creation is that of this change.
         """
+        self._take_back(wanted.token, due)
         name, waits = key(wanted.lock, PLACE, number), key(wanted.lock, WAIT, wanted.token)
         # Our renewals come every quarter of the ttl; another is for their answers, and for dying.
         delay = min(max(wanted.ttl / 4 * 2, wanted.min_hold - wanted.ttl), LONGEST_DELAY)
@@ -262,9 +266,20 @@ class ConsulLeases:
         except Conflict:
             self._session.end(due, *sessions)
             raise
+        except StoreUnavailable:
+            self._unheard[wanted.token] = sessions
+            raise
         self._queue.forget(wanted.token)
         self._taken[wanted.token] = _Taken(name, sessions[0], detail, hold_over_at)
         return Grant(wanted.lock, said[-1].fence, since)
+
+    def _take_back(self, token: str, due: float) -> None:
+        """See that what was asked for, and not heard of, cannot be carried out any more.
+
+        It may be on its way for long, and would find another place free when we have one.
+        """
+        self._session.destroy(due, *self._unheard.get(token, ()))
+        self._unheard.pop(token, None)
 
     # ------------------------------------------------------------ what is ours
 
@@ -273,7 +288,7 @@ class ConsulLeases:
         token = wanted.token
         if token not in self._taken:
             told = self._session.read(due, wanted.lock, key(wanted.lock, PLACE))
-            mine = next((one for one in told if holds(one, token)), None)
+            mine = own_place(told, token)
             if mine is None or mine.detail is None:
                 return None
             detail = mine.detail

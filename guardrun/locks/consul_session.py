@@ -173,6 +173,11 @@ class Session:
         """Have a session begin anew; False: there is none any more."""
         return self._ask(due, "PUT", f"session/renew/{session}").body is not None
 
+    def destroy(self, due: float, *sessions: str) -> None:
+        """End sessions: nothing that was asked for with them is done from then on."""
+        for session in sessions:
+            self._ask(due, "PUT", f"session/destroy/{session}")
+
     def end(self, due: float, *sessions: str) -> None:
         """End sessions that have locked nothing any more; else they would lapse by themselves."""
         for session in sessions:

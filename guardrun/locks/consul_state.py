@@ -9,6 +9,8 @@ from guardrun.locks.consul_keys import PLACE, Detail
 from guardrun.model import Grant, Holder, Place, Waiting
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from guardrun.locks.consul_keys import Record
     from guardrun.model import LeaseRequest
 
@@ -72,6 +74,16 @@ def holds(place: Record, token: str) -> bool:
     detail = place.detail
     ours = place.kind == PLACE and bool(place.session) and place.token == token
     return ours and detail is not None and not detail.released
+
+
+def own_place(places: Iterable[Record], token: str) -> Record | None:
+    """The place that is that run's.
+
+    Of two it is the one that was taken first. The other one was asked for before that, carried out
+    after it, and is known to nobody: it is left to lapse.
+    """
+    ours = (place for place in places if holds(place, token))
+    return min(ours, key=lambda place: place.fence, default=None)
 
 
 def agree(wanted: LeaseRequest, state: State) -> None:

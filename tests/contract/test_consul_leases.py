@@ -30,7 +30,7 @@ from guardrun.errors import ConfigError, StoreUnavailable, UsageError
 from guardrun.locks.consul import ConsulLeases
 from guardrun.locks.consul_connection import Http
 from guardrun.locks.consul_keys import PLACE, WAIT, Record, key, prefix
-from guardrun.locks.consul_session import Session
+from guardrun.locks.consul_session import Conflict, Session, lock
 from guardrun.locks.consul_state import DELAYED, HELD_BACK
 from guardrun.locks.consul_url import TOKEN, TOKEN_FILE, read, token
 from guardrun.locks.consul_watch import Target, Watches
@@ -297,6 +297,49 @@ class TestLosing:
         assert store.renew(wanted, due())
         assert granted(store.acquire(wanted, False, due())) == grant
         assert store.release(wanted, due())
+
+    def test_carried_out_late(self, shared: ConsulStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was asked for in vain takes no second place when it is carried out at last."""
+        store, late = shared.open(), []
+        wanted = request(lock_name(), slots=2)
+
+        def under_way(_: Session, *words: Any) -> Any:
+            late.append(words)
+            raise StoreUnavailable("no answer in time")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Session, "change", under_way)
+            with pytest.raises(StoreUnavailable):
+                store.acquire(wanted, False, due())
+        other = request(wanted.lock, slots=2)
+        granted(shared.open().acquire(other, False, due()))
+        granted(store.acquire(wanted, False, due()))
+        assert shared.open().take_away(other.lock, other.token, due())
+        (words,) = late
+        with contextlib.closing(Session(shared.url)) as session, pytest.raises(Conflict) as error:
+            session.change(due(), *words[1:])
+        assert error.value.ended
+        assert store.release(wanted, due())
+        assert not store.holders(wanted.lock, due())
+
+    def test_two_places(self, shared: ConsulStore) -> None:
+        """Of two places a new keeper takes up the one that its run was granted, and no other."""
+        wanted = request(lock_name(), slots=2)
+        other = request(wanted.lock, slots=2)
+        one, two = shared.open(), shared.open()
+        granted(one.acquire(other, False, due()))
+        grant = granted(two.acquire(wanted, False, due()))
+        real = next(one for one in below(shared.url, prefix(wanted.lock)) if one.number == 1)
+        assert one.release(other, due())
+        assert real.detail is not None
+        with contextlib.closing(Session(shared.url)) as session:
+            ghost = session.new(due(), 10.0)
+            written = lock(key(wanted.lock, PLACE, 0), ghost, real.detail.written())
+            session.change(due(), wanted.lock, written)
+        assert granted(shared.open().acquire(wanted, False, due())) == grant
+        assert shared.open().release(wanted, due())
+        assert [one.number for one in below(shared.url, prefix(wanted.lock))] == [0]
+        assert by_hand(shared.url, "PUT", f"session/destroy/{ghost}")
 
 
 class TestSessions:
