@@ -100,6 +100,8 @@ class LeaseMachine(RuleBasedStateMachine):
         self.passed = 0.0
         self.fences: dict[int, tuple[int, float]] = {}
         """the model's, and what is really so: fence and moment"""
+        self.late: set[str] = set()
+        """tokens of those whom the model has told of a free place, and the store is to tell yet"""
 
     def teardown(self) -> None:
         for actor in self.users:
@@ -150,6 +152,7 @@ class LeaseMachine(RuleBasedStateMachine):
             actor.wanted = request(self.lock, slots, ttl if self.leases.lapses else 1.0, hold)
         wait = wait or actor.waits
         actor.told = False
+        self.late.discard(actor.wanted.token)
         with self.happens(actor):
             try:
                 expected = self.model.acquire(self.modelled(actor.wanted), wait, self.now)
@@ -217,7 +220,9 @@ class LeaseMachine(RuleBasedStateMachine):
         assert actor.wanted is not None
         self.clock.silence(self.lock, actor.wanted.token)
         # Others are woken when somebody notices: a bit later than in the model.
+        self.model.woken.clear()
         self.model.leave(self.modelled(actor.wanted), self.now)
+        self.late.update(self.model.woken)
         self.model.woken.clear()
         actor.forget()
 
@@ -295,8 +300,10 @@ class LeaseMachine(RuleBasedStateMachine):
         self.keep_up()
         waiting = self.waiting
         for actor in waiting:
+            assert actor.wanted is not None
             fd = actor.store.wake_fd()
-            if self.leases.lapse_wakes and fd is not None and select.select([fd], [], [], 0)[0]:
+            unasked = self.leases.lapse_wakes or actor.wanted.token in self.late
+            if unasked and fd is not None and select.select([fd], [], [], 0)[0]:
                 actor.told = True  # of a lapse, or that it is next; who asks is told anew
             actor.store.drain()
         self.model.woken.clear()
