@@ -87,6 +87,7 @@ class ConsulLeases:
             if state.mine is not None:
                 if self.renew(wanted, due):
                     self._queue.forget(wanted.token)
+                    self._unheard.pop(wanted.token, None)
                     return grant(wanted, state.mine)
                 # What is there by our name is about to lapse, or is not ours.
                 return Waiting(holders(state), _ASK_SOON)
@@ -114,6 +115,7 @@ class ConsulLeases:
     def leave(self, wanted: LeaseRequest, due: float) -> None:
         """Stop waiting: the queue goes on without us."""
         self._queue.leave(wanted, due)
+        self._take_back(wanted.token, due)
 
     def renew(self, wanted: LeaseRequest, due: float) -> bool:
         """Extend the lease to a full ttl from now; False: it is not ours, or not any more."""

@@ -16,7 +16,6 @@ _WHERE = {"datacenter": "dc", "namespace": "ns"}
 """a parameter of ours: that of the HTTP API"""
 TOKEN = "CONSUL_HTTP_TOKEN"
 TOKEN_FILE = "CONSUL_HTTP_TOKEN_FILE"
-_NO_TOKEN = "it is no token"
 
 
 class Agents(NamedTuple):
@@ -56,9 +55,9 @@ def token(url: str) -> str | None:
         with open(path, encoding="ascii") as file:
             said = file.read()
     except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or _NO_TOKEN
+        why = getattr(error, "strerror", None) or "it is no token"
         raise ConfigError(f"${TOKEN_FILE}: {path!r}: {why}") from None
-    return _checked(said, f"${TOKEN_FILE}: {path!r}")
+    return _checked(said, f"${TOKEN_FILE}, {path!r},")
 
 
 def _checked(said: str, source: str) -> str | None:
@@ -68,7 +67,7 @@ def _checked(said: str, source: str) -> str | None:
     """
     token = said.strip()
     if not _fits(token):
-        raise ConfigError(f"{source}: {_NO_TOKEN}")
+        raise ConfigError(f"{source} has a character that no token can have")
     return token or None
 
 

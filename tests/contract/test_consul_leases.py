@@ -298,8 +298,14 @@ class TestLosing:
         assert granted(store.acquire(wanted, False, due())) == grant
         assert store.release(wanted, due())
 
-    def test_carried_out_late(self, shared: ConsulStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What was asked for in vain takes no second place when it is carried out at last."""
+    @pytest.mark.parametrize("again", [True, False])
+    def test_carried_out_late(
+        self, shared: ConsulStore, monkeypatch: pytest.MonkeyPatch, again: bool
+    ) -> None:
+        """What was asked for in vain takes no place when it is carried out at last.
+
+        Whether its run has got another one, or has given up.
+        """
         store, late = shared.open(), []
         wanted = request(lock_name(), slots=2)
 
@@ -311,15 +317,18 @@ class TestLosing:
             patched.setattr(Session, "change", under_way)
             with pytest.raises(StoreUnavailable):
                 store.acquire(wanted, False, due())
-        other = request(wanted.lock, slots=2)
-        granted(shared.open().acquire(other, False, due()))
-        granted(store.acquire(wanted, False, due()))
-        assert shared.open().take_away(other.lock, other.token, due())
+        if again:
+            other = request(wanted.lock, slots=2)
+            granted(shared.open().acquire(other, False, due()))
+            granted(store.acquire(wanted, False, due()))
+            assert shared.open().take_away(other.lock, other.token, due())
+        else:
+            store.leave(wanted, due())
         (words,) = late
         with contextlib.closing(Session(shared.url)) as session, pytest.raises(Conflict) as error:
             session.change(due(), *words[1:])
         assert error.value.ended
-        assert store.release(wanted, due())
+        assert store.release(wanted, due()) == again
         assert not store.holders(wanted.lock, due())
 
     def test_two_places(self, shared: ConsulStore) -> None:
@@ -617,6 +626,18 @@ class TestWays:
         assert host.executions() == []
         host.close()
 
+    def test_a_token_that_no_header_can_hold(self, private: PrivateConsul, tmp_path: Path) -> None:
+        """It is a wrong setting, in one clear line without it, and COMMAND is not executed."""
+        where = f"consul://localhost:{private.own.port}"
+        host = Host(tmp_path, {"GUARDRUN_LEASE_URL": where, TOKEN: "wr0ng\x07t0ken"})
+        result = host.run(*SHORT, "--lock", "a", "--", host.job)
+        assert result.code == 78, result
+        (line,) = result.stderr.decode().splitlines()
+        assert f"${TOKEN} has a character that no token can have" in line
+        assert b"wr0ng" not in result.stdout + result.stderr
+        assert host.executions() == []
+        host.close()
+
     def test_token_from_the_environment(
         self, private: PrivateConsul, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
@@ -651,7 +672,7 @@ class TestWays:
     def test_what_is_no_token(self, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
         """What no header can hold is refused without being shown, wherever it was found."""
         monkeypatch.setenv(TOKEN, text)
-        with pytest.raises(ConfigError, match=rf"^\${TOKEN}: it is no token$"):
+        with pytest.raises(ConfigError, match=rf"^\${TOKEN} has a character"):
             token("consul://h")
         with pytest.raises(ConfigError) as error:
             token(f"consul://{quote(text)}@h")

@@ -444,6 +444,14 @@ def test_a_wait_shorter_than_min_hold_is_over_in_time(host: Host) -> None:
     assert 0.3 <= elapsed(start) < 10
 
 
+def test_a_readers_min_hold_is_not_shortened_by_another(host: Host) -> None:
+    """Of two readers' `--min-hold` the one that ends last keeps writers out."""
+    for hold in ("1h", "1ms"):
+        assert host.run("-s", "--lock", "a", "--min-hold", hold, "--", host.job).code == 0
+    assert host.run("--lock", "a", "--", host.job).code == 75
+    assert host.run("-s", "--lock", "a", "--", host.job).code == 0
+
+
 def test_min_hold_is_per_slot(host: Host) -> None:
     """With slots, `--min-hold` keeps the one slot taken, and only that."""
     assert host.run("--lock", "a", "-j", "2", "--min-hold", "1h", "--", host.job).code == 0
